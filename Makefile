@@ -52,17 +52,13 @@ stores: $(VENV)/.ready
 	SPECTRON_MIGRATE_STORES=all $(BIN)/python -m pytest -n auto tests/mem0/stores tests/mem0/test_conformance.py
 	$(BIN)/python -m tests.stores.check
 
-# What several hosts share, in files and in Postgres; the server comes in a wheel.
+# What several hosts share, in files and in Postgres; the server comes in a wheel. Then whole suites with their states there.
 hosts: $(VENV)/.ready
 	$(BIN)/python -m pytest -n auto tests/database tests/state tests/adapter/test_calls_of_hosts.py \
-	  tests/doctor/test_database.py tests/cli/test_state_in_postgres.py tests/cutover/test_command_line.py
-	SPECTRON_MIGRATE_LEDGER=postgres $(BIN)/python -m pytest -n auto tests/ledger tests/delivery tests/migration \
-	  tests/cutover/test_gated_steps_shift.py tests/cutover/test_ungated_steps.py tests/cutover/test_evidence.py \
-	  --ignore tests/delivery/test_older_ledger.py --ignore tests/migration/test_adopt.py \
-	  --ignore tests/migration/test_adopt_parts.py
-	SPECTRON_MIGRATE_LEDGER=postgres $(BIN)/python -m pytest -n auto tests/adapter/test_process_calls.py \
-	  tests/adapter/test_outbox.py tests/adapter/test_captured.py tests/adapter/test_after_complete.py \
-	  tests/adapter/test_added_memories.py tests/chaos/test_several_hosts.py
+	  tests/doctor/test_database.py tests/cli/test_state_in_postgres.py tests/cutover/test_command_line.py \
+	  tests/migration/test_follow_of_hosts.py tests/migration/test_state_copy.py tests/migration/test_state_copy_midway.py
+	SPECTRON_MIGRATE_LEDGER=postgres $(BIN)/python -m pytest -n auto -m 'not ledger_file' \
+	  tests/ledger tests/delivery tests/migration tests/cutover tests/adapter tests/verify tests/chaos/test_several_hosts.py
 	$(BIN)/python tests/chaos/several_hosts.py
 
 # Wheel and sdist in empty environments, with every Python of this machine.

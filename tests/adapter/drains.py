@@ -17,7 +17,7 @@ from spectron_migrate.state.call_log import CallResult
 from spectron_migrate.state.outbox import Outbox
 from spectron_migrate.state.routing import read_routing
 from tests.adapter.extracting import Extracting
-from tests.adapter.support import NotedCalls, Stage, begun, ids, texts
+from tests.adapter.support import NotedCalls, Stage, be_patient, begun, ids, texts
 from tests.support.proxy import Seen, misbehaving
 from tests.support.waiting import wait_until
 
@@ -36,8 +36,9 @@ class Drains:
         self.outbox = Outbox(stage.state, host=socket.gethostname())
         self.calls = NotedCalls(stage.state)
         """Of one application process."""
-        self.reader = ProcessCalls(stage.state, lambda: None)
+        self.reader = ProcessCalls(stage.state, lambda: "41:reader")
         """Another process, which reads."""
+        be_patient(self.reader)
         self.now = datetime.now(UTC)
         self._drainer = self._new_drainer()
 

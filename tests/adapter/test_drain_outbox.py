@@ -8,7 +8,7 @@ import socket
 import tarfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from spectron_migrate.migration.drain_outbox import Drainer
 from spectron_migrate.state.call_log import ANYBODY, FILE, CallResult, CallSubject, note_missed
 from spectron_migrate.state.cutover_state import Step
 from spectron_migrate.state.journal import record_step
-from spectron_migrate.state.outbox import Outbox
+from spectron_migrate.state.outbox import DDL, NAME, Outbox
+from spectron_migrate.state.store import store_at
 from tests.adapter.drains import Drains, drained_by, drained_through, tell
 from tests.adapter.support import NotedCalls, Stage, begun, ids, judged, turns
 from tests.support import oracle
@@ -68,6 +69,7 @@ def test_a_clock_that_is_put_back_does_not_make_a_write_older_than_a_draining_th
     assert not drains.is_held()
 
 
+@pytest.mark.ledger_file  # of the disk
 def test_what_could_not_be_noted_holds_everybody_until_mem0_is_read(drains: Drains) -> None:
     """A full disk takes no line; what it takes is the time of a file."""
     note_missed(drains.stage.state, time.time())
@@ -136,6 +138,7 @@ def test_a_memory_that_no_rule_places_keeps_its_owner_behind(stage: Stage) -> No
     assert [frozenset({"bot"})] * 2 == [drains.drain().behind, drains.drain().behind]
 
 
+@pytest.mark.ledger_file  # of the disk
 def test_what_a_power_cut_tore_could_be_about_anybody(drains: Drains) -> None:
     with (drains.stage.state / FILE).open("ab") as log:
         log.write(bytes(20))
@@ -162,6 +165,7 @@ def test_other_processes_know_of_the_first_write_of_a_new_one(drains: Drains, mo
     assert drains.is_held()
 
 
+@pytest.mark.ledger_file  # a file beside the log tells others; of a database they learn it when it answers
 def test_a_log_that_cannot_be_written_holds_reads_and_fails_no_call(
     drains: Drains, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +200,7 @@ class Failing:
 # -- an outbox of the version before -----------------------------------------------------------------------
 
 
+@pytest.mark.ledger_file  # that version had no database
 def test_an_outbox_begun_with_the_version_before_is_delivered_exactly_once(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,8 +283,8 @@ def test_a_mark_that_was_lost_drains_the_log_again_and_sends_nothing_twice(drain
         tell(drains, [result])
         drains.drain()
     before = turns(stage)
-    for path in stage.state.glob("outbox.db*"):
-        path.unlink()
+    with closing(store_at(stage.state).tables(NAME, DDL)) as tables:
+        tables.change((f"DELETE FROM {tables.prefix}meta WHERE name IN ('drained', 'restart', 'marked', 'last')", [()]))
     drains.restart()
     drains.drain()
     assert before == turns(stage)

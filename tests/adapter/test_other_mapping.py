@@ -101,6 +101,7 @@ def test_a_user_whose_memories_lie_elsewhere_is_neither_read_nor_written(by_org:
     refuses_everything(by_org, by_org.adapter(Untouchable()))
 
 
+@pytest.mark.ledger_file  # it takes the file away
 def test_without_the_ledger_changed_rules_are_refused_by_what_the_routing_says(by_org: Stage) -> None:
     change_the_rules(by_org)
     for path in by_org.state.glob("ledger.db*"):
@@ -117,6 +118,7 @@ def test_a_table_may_grow(by_org: Stage, caplog: pytest.LogCaptureFixture) -> No
     assert ["Has a cat"] == texts(adapter.search("cat", filters={"user_id": f"new-{by_org.user}"}))
 
 
+@pytest.mark.ledger_file  # it takes the file away
 def test_without_the_ledger_a_table_that_differs_is_warned_of(by_org: Stage, caplog: pytest.LogCaptureFixture) -> None:
     write_table(by_org.folder, **{by_org.user: "acme", f"new-{by_org.user}": "globex"})
     for path in by_org.state.glob("ledger.db*"):

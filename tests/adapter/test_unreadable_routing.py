@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from spectron_migrate.errors import NotLegal
 from spectron_migrate.state.journal import FILE as JOURNAL
 from spectron_migrate.state.routing import FILE
 from spectron_migrate.state.routing_reader import RoutingReader, RoutingUnreadable
+from spectron_migrate.state.store import store_at
 from tests.adapter.support import TEA, Stage, Untouchable, texts
 from tests.support.spectron import turns_of
 
@@ -38,9 +40,22 @@ def lose_both_files(state: Path) -> None:
     (state / JOURNAL).unlink()
 
 
-def tear_both_files(state: Path) -> None:
-    for name in (FILE, JOURNAL):
-        (state / name).write_bytes((state / name).read_bytes()[:40])
+def put(state: Path, routing: bytes) -> None:
+    store = store_at(state)
+    store.remove(FILE)  # a database keeps the one of the greatest epoch
+    store.write(FILE, routing)
+
+
+def routing_of(state: Path) -> bytes:
+    written = store_at(state).read(FILE)
+    assert written is not None
+    return written
+
+
+def tear_both(state: Path) -> None:
+    store = store_at(state)
+    put(state, routing_of(state)[:40])
+    store.write_lines(JOURNAL, [store.lines(JOURNAL)[0][:40]])
 
 
 def empty_both_files(state: Path) -> None:
@@ -76,11 +91,11 @@ def put_a_file_in_its_place(state: Path) -> None:
     state.write_bytes(b"")
 
 
-LOSSES = [
+ONLY_FILES = pytest.mark.ledger_file  # rows do not vanish one by one, and leave nothing behind
+LOST_FILES = [
     lose_state,
     lose_volume,
     lose_both_files,
-    tear_both_files,
     empty_both_files,
     forbid,
     put_pipes,
@@ -88,19 +103,29 @@ LOSSES = [
     lead_the_state_in_a_circle,
     put_a_file_in_its_place,
 ]
+LOSSES = [
+    tear_both,
+    *(pytest.param(lose, marks=ONLY_FILES) for lose in LOST_FILES),
+]
 Loss = Callable[[Path], None]
 
 
 def remove_routing(state: Path) -> None:
-    (state / FILE).unlink()
+    store_at(state).remove(FILE)
 
 
 def tear_routing(state: Path) -> None:
-    (state / FILE).write_bytes((state / FILE).read_bytes()[:40])
+    put(state, routing_of(state)[:40])
 
 
 def put_an_older_one_back(state: Path) -> None:
-    (state / FILE).write_bytes((state / "older.json").read_bytes())
+    put(state, older(routing_of(state)))
+
+
+def older(routing: bytes) -> bytes:
+    """As it was before `complete`."""
+    fields = json.loads(routing)
+    return json.dumps({**fields, "phase": "shift", "epoch": fields["epoch"] - 2}).encode()
 
 
 HARMS = [remove_routing, tear_routing, put_an_older_one_back]
@@ -120,6 +145,7 @@ def test_a_new_process_without_the_state_writes_nothing(done: Stage, lose: Loss)
     assert SAID not in in_mem0(done)
 
 
+@ONLY_FILES
 @pytest.mark.parametrize("call", ["update", "delete", "delete_all"])
 def test_no_other_write_reaches_mem0_either(done: Stage, call: str) -> None:
     lose_state(done.state)
@@ -128,6 +154,7 @@ def test_no_other_write_reaches_mem0_either(done: Stage, call: str) -> None:
         getattr(adapter, call)(*({"update": ("an-id", "x"), "delete": ("an-id",)}.get(call, ())))
 
 
+@ONLY_FILES
 def test_the_guides_adapter_writes_nothing_either(done: Stage) -> None:
     lose_state(done.state)
     with pytest.raises(RoutingUnreadable):
@@ -147,7 +174,6 @@ def test_a_search_says_that_mem0_answers_it(done: Stage, lose: Loss, caplog: pyt
 def test_the_journal_makes_it_complete_without_a_good_routing(stage: Stage, harm: Loss) -> None:
     stage.say(TEA)
     stage.to_spectron()
-    shutil.copy(stage.state / FILE, stage.state / "older.json")
     stage.step("closing")
     stage.step("complete")
     harm(stage.state)
@@ -157,8 +183,6 @@ def test_the_journal_makes_it_complete_without_a_good_routing(stage: Stage, harm
 
 @pytest.mark.parametrize("lose", [*LOSSES, *HARMS])
 def test_complete_stays_for_who_has_seen_it(done: Stage, lose: Loss) -> None:
-    routing = done.state / FILE
-    (done.state / "older.json").write_text(routing.read_text().replace('"complete"', '"shift"'))
     adapter = done.adapter(Untouchable())
     lose(done.state)
     done.notice()
@@ -166,6 +190,7 @@ def test_complete_stays_for_who_has_seen_it(done: Stage, lose: Loss) -> None:
     assert SAID in [turn.content for turn in turns_of(done.server, done.user)]
 
 
+@ONLY_FILES
 def test_complete_stays_in_a_child_process(done: Stage) -> None:
     adapter = done.adapter(Untouchable())
     lose_state(done.state)
@@ -175,6 +200,7 @@ def test_complete_stays_in_a_child_process(done: Stage) -> None:
     assert 0 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+@ONLY_FILES
 @pytest.mark.parametrize("lose", LOSSES)
 def test_who_loses_the_state_before_complete_stops_writing_until_it_is_back(stage: Stage, lose: Loss) -> None:
     stage.start()
@@ -195,7 +221,7 @@ def test_who_loses_the_state_before_complete_stops_writing_until_it_is_back(stag
 
 def test_before_complete_the_journal_alone_lets_writes_go_on(stage: Stage) -> None:
     stage.start()
-    (stage.state / FILE).unlink()
+    remove_routing(stage.state)
     stage.adapter().add(SAID, user_id=stage.user, infer=False)
     assert [SAID] == in_mem0(stage)
 
@@ -218,6 +244,7 @@ def test_an_application_that_never_began_a_cutover_works(stage: Stage) -> None:
     assert [TEA] == in_mem0(stage)
 
 
+@ONLY_FILES
 def test_so_does_one_whose_named_state_was_replayed_to_and_never_cut_over(stage: Stage) -> None:
     stage.start()
     stage.catch_up()

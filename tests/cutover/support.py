@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +28,7 @@ from spectron_migrate.state.heartbeat_files import APPLICATIONS
 from spectron_migrate.state.journal import read_journal, record_step
 from spectron_migrate.state.late_writes import LateWrites
 from spectron_migrate.state.routing import Phase, Routing, read_routing
+from spectron_migrate.state.store import store_at, write_object
 from tests.support.scene import Scene
 from tests.verify.support import verify
 
@@ -165,8 +165,7 @@ class Operator:
     def beat(self, host: str = "web-1", *, pid: int = 1, **more: Any) -> None:
         """A process of an application in another language publishes its heartbeat; it has read just now."""
         now = format_time(self.scene.time.now())
-        path = self.scene.state / APPLICATIONS / f"{host}-{pid}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        store_at(self.scene.state).prepare()
         epoch = read_journal(self.scene.state).state.epoch
         fields = {
             "schema": 1,
@@ -177,7 +176,7 @@ class Operator:
             "epoch": epoch,
             "calls": {},
         }
-        path.write_text(json.dumps(fields | more))
+        write_object(self.scene.state, f"{APPLICATIONS}/{host}-{pid}.json", fields | more)
 
     def record(self, *names: StepName, **more: Any) -> None:
         """Write steps into the journal, whether they are legal or not."""

@@ -9,8 +9,9 @@ import pytest
 
 from spectron_migrate.cutover.phases import LEGAL
 from spectron_migrate.errors import ExitCode, NotLegal
-from spectron_migrate.state.journal import read_journal
+from spectron_migrate.state.journal import FILE, read_journal
 from spectron_migrate.state.routing import PHASES, Phase
+from spectron_migrate.state.store import store_at
 from tests.cutover.support import STEPS_TO, Operator
 
 COMMANDS: dict[str, Callable[[Operator], Any]] = {
@@ -41,8 +42,9 @@ def test_an_illegal_command_names_the_legal_ones_and_changes_nothing(
 
 def test_an_operator_is_warned_of_a_journal_that_was_edited_by_hand(operator: Operator) -> None:
     operator.record("start", "shift", "revert")
-    path = operator.scene.state / "cutover.jsonl"
-    path.write_bytes(path.read_bytes().replace(b'"percent":100.0', b'"percent":10.0'))
+    store = store_at(operator.scene.state)
+    lines = store.lines(FILE)
+    store.write_lines(FILE, [line.replace(b'"percent":100.0', b'"percent":10.0') for line in lines])
     operator.revert()
     assert ["the journal of the cutover was edited by hand: line 3 does not follow the one before"] == (
         operator.scene.reporter.warnings

@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 import stat
 from datetime import timedelta
-from pathlib import Path
 
+import pytest
+
+from spectron_migrate.cutover.privacy import FILE as REPORT
 from spectron_migrate.cutover.privacy import renew_privacy_report, write_privacy_report
 from spectron_migrate.records import format_time
+from spectron_migrate.state.store import store_at
 from tests.cutover.support import Operator
 from tests.support.scene import Scene
+
+
+def report_of(scene: Scene) -> str:
+    written = store_at(scene.state).read(REPORT)
+    assert written is not None
+    return written.decode()
 
 
 def test_deleted_and_replaced_texts_are_named_with_whether_they_can_be_erased_exactly(operator: Operator) -> None:
@@ -27,14 +36,13 @@ def test_deleted_and_replaced_texts_are_named_with_whether_they_can_be_erased_ex
     assert 2 == summary.deleted
     assert 1 == summary.replaced
     assert 1 == summary.exact
-    path = Path(summary.path)
-    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
-    rows = {row["id"]: row for row in json.loads(path.read_text())["memories"]}
+    assert store_at(scene.state).describe(REPORT) == summary.path
+    rows = {row["id"]: row for row in json.loads(report_of(scene))["memories"]}
     assert "deleted in Mem0" == rows[lone]["why"]
     assert rows[lone]["exact"]
     assert "replaced by a newer text" == rows[changed]["why"]
     assert not rows[changed]["exact"]
-    assert "gone with" not in path.read_text(), "no text is in the report"
+    assert "gone with" not in report_of(scene), "no text is in the report"
 
 
 def test_memories_that_mem0_no_longer_shows_count_as_deleted(scene: Scene) -> None:
@@ -47,7 +55,7 @@ def test_memories_that_mem0_no_longer_shows_count_as_deleted(scene: Scene) -> No
     assert 1 == summary.deleted
     assert 0 == summary.replaced
     assert 1 == summary.exact
-    [row] = json.loads(Path(summary.path).read_text())["memories"]
+    [row] = json.loads(report_of(scene))["memories"]
     assert mem0_id == row["id"]
     assert "expired in Mem0" == row["why"]
 
@@ -57,19 +65,26 @@ def test_the_report_is_as_new_as_the_last_round_that_found_something(operator: O
     operator.make_ready()
     gone = scene.put(60, "gone later", ago=3000)
     scene.round()
-    report = scene.state / "privacy.json"
     scene.round()
     renew_privacy_report(scene.state, now="2026-01-01")
-    assert gone not in report.read_text()
+    assert gone not in report_of(scene)
     scene.store.drop(60)
     scene.round()
     renew_privacy_report(scene.state, now="2026-01-02")
-    assert gone in report.read_text()
-    assert "2026-01-02" == json.loads(report.read_text())["at"]
+    assert gone in report_of(scene)
+    assert "2026-01-02" == json.loads(report_of(scene))["at"]
 
 
 def test_before_a_cutover_no_round_writes_a_report(scene: Scene) -> None:
     scene.put(1, "a text", ago=3000)
     scene.round()
     renew_privacy_report(scene.state, now="2026-01-01")
-    assert not (scene.state / "privacy.json").exists()
+    assert None is store_at(scene.state).read(REPORT)
+
+
+@pytest.mark.ledger_file  # a row has no mode
+def test_the_report_is_for_its_owner_alone(scene: Scene) -> None:
+    scene.put(1, "a text")
+    scene.round()
+    write_privacy_report(scene.state, now="2026-01-01")
+    assert 0o600 == stat.S_IMODE((scene.state / REPORT).stat().st_mode)

@@ -11,6 +11,8 @@ import pytest
 from spectron_migrate.cutover.status import cutover_status, next_command
 from spectron_migrate.state.cutover_state import CutoverState, Step
 from spectron_migrate.state.journal import record_step
+from spectron_migrate.state.routing import FILE
+from spectron_migrate.state.store import store_at
 
 STARTED = CutoverState(phase="started", migration="m" * 16)
 SHIFTED = replace(STARTED, phase="shift", percent=100, all_read_since="2026-11-22T10:00:00.000000Z")
@@ -47,7 +49,11 @@ def test_the_next_command_leads_to_complete(
 
 def test_a_routing_that_is_missing_broken_or_old_is_reported(tmp_path: Path) -> None:
     now = datetime(2026, 11, 22, 11, tzinfo=UTC)
-    routing = tmp_path / "routing.json"
+    store = store_at(tmp_path)
+
+    def put(data: bytes) -> None:
+        store.remove(FILE)  # a database keeps the one of the greatest epoch
+        store.write(FILE, data)
 
     def reported() -> str:
         status = cutover_status(tmp_path, now=now)
@@ -55,14 +61,15 @@ def test_a_routing_that_is_missing_broken_or_old_is_reported(tmp_path: Path) -> 
         return str(status["routing"])
 
     record_step(tmp_path, Step("start", AT, "anna", migration="m" * 16))
-    old = routing.read_bytes()
+    old = store.read(FILE)
+    assert old is not None
     assert "current" == reported()
     record_step(tmp_path, Step("revert", AT, "anna"))
-    routing.write_bytes(old)
+    put(old)
     assert "behind the journal; any cutover command updates it" == reported()
-    routing.unlink()
+    store.remove(FILE)
     assert "missing; any cutover command writes it again" == reported()
-    routing.write_bytes(b"{")
+    put(b"{")
     assert "current" != reported()
 
 

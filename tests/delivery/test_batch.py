@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay_options import ReplayOptions
+from tests.support.copies import copy_state, lose_state
 from tests.support.ledgers import facts_of
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import BATCH, expected_texts, mapping_file, replay_in_no_time, texts
@@ -294,7 +294,7 @@ def test_a_power_cut_between_any_two_commits_of_batches_costs_no_memory(
                 raise PowerCut
             done = commit(self, group)
             if durable:
-                shutil.copytree(state, disk, dirs_exist_ok=True)
+                copy_state(state, disk)
             return done
 
         played = [0]
@@ -308,8 +308,8 @@ def test_a_power_cut_between_any_two_commits_of_batches_costs_no_memory(
             with suppress(PowerCut, ExceptionGroup):
                 replay_in_no_time(spectron, state, dump, endpoint=proxy.base_url, mapping=mapping)
         if seen[0] > cut:
-            shutil.rmtree(state)
-            shutil.copytree(disk, state)
+            lose_state(state)
+            copy_state(disk, state)
         done = replay_in_no_time(spectron, state, dump, mapping=mapping)
         expected = [f"{one} remembers thing number {number}" for number in range(8)]
         assert expected == sorted(texts(spectron, one)), (cut, done)

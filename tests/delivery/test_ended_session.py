@@ -106,7 +106,6 @@ def test_a_server_that_ends_every_session_it_is_in_doubt_about_does_not_keep_a_r
     assert len(set(stored)) == len(stored)
 
 
-@pytest.mark.ledger_file
 @pytest.mark.parametrize("fault", ["cut_before", "cut_after"])
 def test_what_a_killed_run_left_in_doubt_in_a_session_that_ended_since_goes_on_in_a_new_one(
     spectron: RunningServer, user: str, tmp_path: Path, fault: str

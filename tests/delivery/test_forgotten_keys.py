@@ -129,7 +129,6 @@ def test_a_key_that_is_forgotten_leaves_the_extraction_unknown_and_the_memory_in
     assert played.expected == played.stored
 
 
-@pytest.mark.ledger_file
 @pytest.mark.parametrize("server_forgets", [False, True])
 @pytest.mark.parametrize("fault", ["cut_after", "cut_before"])
 @pytest.mark.parametrize("mode", MODES)

@@ -122,7 +122,6 @@ def assert_refused_and_nothing_written(play: Play, state: str, count: int) -> No
     assert set(before.values()) <= {1}
 
 
-@pytest.mark.ledger_file
 def test_a_restored_ledger_is_refused_once_the_server_has_forgotten_its_keys(user: str, tmp_path: Path) -> None:
     with playing(tmp_path, user) as play:
         play.replay("state", 6)
@@ -133,7 +132,6 @@ def test_a_restored_ledger_is_refused_once_the_server_has_forgotten_its_keys(use
         assert 0 == play.replay("state", 12)
 
 
-@pytest.mark.ledger_file
 def test_of_two_copies_of_a_ledger_the_second_to_write_is_refused(user: str, tmp_path: Path) -> None:
     with playing(tmp_path, user) as play:
         play.replay("state", 3)
@@ -144,7 +142,6 @@ def test_of_two_copies_of_a_ledger_the_second_to_write_is_refused(user: str, tmp
         assert 3 == play.replay("copy", 12)
 
 
-@pytest.mark.ledger_file
 @pytest.mark.parametrize("mapping", ["", NONE, BATCH], ids=["full", "none", "batch"])
 @pytest.mark.parametrize("more", [0, 1], ids=["the same memories", "one with an older memory"])
 def test_two_copies_that_begin_at_the_same_moment_write_nothing_twice(
@@ -189,7 +186,6 @@ def test_two_copies_that_begin_at_the_same_moment_write_nothing_twice(
         assert ({1}, 80 + more) == (set(play.texts().values()), play.texts().total())
 
 
-@pytest.mark.ledger_file
 @pytest.mark.parametrize("markers", [True, False], ids=["with markers", "without markers"])
 @pytest.mark.parametrize("mapping", ["", NONE, BATCH], ids=["full", "none", "batch"])
 @pytest.mark.parametrize("runs", [False, True], ids=["a session a user", "a session a memory"])
@@ -208,7 +204,6 @@ def test_a_copy_taken_in_the_middle_of_a_run_is_refused(
         assert 0 == play.replay("state", count)
 
 
-@pytest.mark.ledger_file
 @pytest.mark.parametrize("mapping", ["", NONE, BATCH], ids=["full", "none", "batch"])
 def test_a_copy_that_is_used_within_a_day_meets_its_keys(user: str, tmp_path: Path, mapping: str) -> None:
     count = 240 if mapping == BATCH else 60
@@ -248,7 +243,6 @@ def test_a_refused_memory_that_is_tried_again_may_meet_its_own_key(user: str, tm
         assert 1 == replay(server, tmp_path / "state", [dump], options=again).written
 
 
-@pytest.mark.ledger_file
 def test_a_run_that_only_tries_refused_memories_again_looks_for_markers(user: str, tmp_path: Path) -> None:
     def refuse(seen: Seen) -> Fault:
         return refusing(422, "not now") if is_write(seen) else "none"
@@ -310,7 +304,6 @@ def test_a_server_that_was_restored_to_an_older_state_is_refused(user: str, tmp_
         assert 6 == play.texts().total()
 
 
-@pytest.mark.ledger_file
 @pytest.mark.parametrize("mapping", ["", NONE, BATCH], ids=["full", "none", "batch"])
 @pytest.mark.parametrize("state", ["copy", "lost"])
 @pytest.mark.parametrize("day", [False, True], ids=["within a day", "later"])

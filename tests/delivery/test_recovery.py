@@ -239,7 +239,6 @@ def test_a_second_failure_while_a_candidate_stands_is_stored_not_extracted(playe
     assert "extraction unknown" == played.second("reason")
 
 
-@pytest.mark.ledger_file
 def test_a_write_of_a_killed_run_is_decided_by_the_next_run(played: Played) -> None:
     killed(played.server, played.folder, played.dump, "cut_after", lambda seen: b"number 1" in seen.body)
     assert_once_after(played)
@@ -263,7 +262,6 @@ def test_tries_spent_without_an_answer_hold_the_lane(played: Played) -> None:
     assert 2 == cut.remaining
 
 
-@pytest.mark.ledger_file
 def test_texts_that_the_server_alters_are_proven_by_their_own_keys_after_a_kill(played: Played) -> None:
     killed(played.server, played.folder, played.dump, "cut_after", lambda seen: b"number 1" in seen.body)
 
@@ -278,7 +276,6 @@ def test_texts_that_the_server_alters_are_proven_by_their_own_keys_after_a_kill(
     assert 1 == played.second("altered")
 
 
-@pytest.mark.ledger_file
 def test_a_turn_of_somebody_else_in_our_session_is_never_taken_for_ours(played: Played) -> None:
     killed(played.server, played.folder, played.dump, "cut_before", lambda seen: b"number 1" in seen.body)
     with Ledger.open_for_reading(played.folder / "state") as ledger:
@@ -500,7 +497,6 @@ def test_a_turn_that_answers_name_twice_is_claimed_once_and_the_other_memory_is_
     assert 3 == done.already + done.undecidable + done.remaining
 
 
-@pytest.mark.ledger_file
 def test_after_kill_9_the_sessions_of_a_lane_are_decided_in_its_order(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
@@ -515,7 +511,6 @@ def test_after_kill_9_the_sessions_of_a_lane_are_decided_in_its_order(
     assert sorted(sent_full) == sent_full
 
 
-@pytest.mark.ledger_file
 def test_an_intent_of_a_killed_run_is_not_sent_once_mem0_deleted_the_memory(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spectron_migrate.errors import ExitCode, WrongLedger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay_options import ReplayOptions
+from spectron_migrate.state.store import store_at
 from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.spectron import memory, replay, turns_of, write_raw
 
 
-@pytest.mark.ledger_file
+def review_of(state: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in store_at(state).lines("review/refused.jsonl")]
+
+
 def test_a_refused_memory_goes_to_review_with_the_servers_message_and_its_lane_goes_on(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
@@ -32,13 +37,12 @@ def test_a_refused_memory_goes_to_review_with_the_servers_message_and_its_lane_g
     assert ExitCode.REFUSED == summary.exit_code
     assert 2 == summary.written
     assert 1 == summary.refused
-    assert summary.review is not None
-    row = json.loads(Path(summary.review).read_text())
+    assert store_at(tmp_path / "state").describe("review/refused.jsonl") == summary.review
+    (row,) = review_of(tmp_path / "state")
     assert f"{user}-0001" == row["id"]
     assert "400 not this one" == row["reason"]
     assert "refused" == row["state"]
     assert f"{user} remembers thing number 1" == row["memory"]["memory"]
-    assert 0o600 == Path(summary.review).stat().st_mode & 0o777
 
     again = replay(spectron, tmp_path / "state", [dump], mapping=mapping, options=ReplayOptions(retry_failed=True))
     assert ExitCode.DONE == again.exit_code
@@ -74,7 +78,15 @@ def test_a_key_that_the_server_repeats_stands_nowhere(
     assert spectron.api_key not in f"{out} {err} {said}"
 
 
-@pytest.mark.ledger_file
+@pytest.mark.ledger_file  # a row has no mode
+def test_the_list_is_for_its_owner_alone(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(1, user)])
+    with misbehaving(spectron.base_url, lambda seen: "400" if seen.writes_fact else "none") as proxy:
+        summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
+    assert summary.review is not None
+    assert 0o600 == Path(summary.review).stat().st_mode & 0o777
+
+
 def test_an_undecidable_memory_is_named_with_the_text_that_was_sent_and_the_one_that_is_there(
     user: str, tmp_path: Path
 ) -> None:
@@ -97,7 +109,6 @@ def test_an_undecidable_memory_is_named_with_the_text_that_was_sent_and_the_one_
             proxy.change = altered  # type: ignore[method-assign]
             summary = replay(server, tmp_path / "state", [dump], endpoint=proxy.base_url)
     assert 1 == summary.undecidable
-    assert summary.review is not None
-    (line,) = [json.loads(line) for line in Path(summary.review).read_text(encoding="utf-8").splitlines()]
+    (line,) = review_of(tmp_path / "state")
     assert f'sent "{user} remembers thing number 1"' in line["reason"]
     assert f'stored "{user} remembers nothing at all"' in line["reason"]

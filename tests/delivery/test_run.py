@@ -253,7 +253,7 @@ def test_a_marker_that_is_throttled_for_a_day_ends_the_run_before_anything_is_wr
     assert 1 == replay_in_no_time(spectron, tmp_path / "state", dump).written
 
 
-@pytest.mark.ledger_file
+@pytest.mark.ledger_file  # of the disk
 @pytest.mark.parametrize("room", [0, 1, 2, 4, 8])
 def test_a_full_disk_is_an_error_and_loses_no_memory(
     spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int

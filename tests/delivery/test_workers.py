@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -119,6 +119,36 @@ def at_write(number: int, act: Callable[[], None]) -> Callable[[Seen], Fault]:
     return choose
 
 
+@dataclass
+class Hold:
+    """Keeps one write, and whatever comes after it, until `go_on`: so long its worker is at work for certain."""
+
+    number: int
+    fault: Fault = "none"
+    """Of that write."""
+    writes: int = 0
+    reached: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, seen: Seen) -> Fault:
+        self.writes += is_write(seen)
+        if not is_write(seen) or self.writes != self.number:
+            return "none"
+        self.reached.set()
+        self.go_on.wait(60)
+        return self.fault
+
+    async def while_held(self, worker: Replaying, act: Callable[[], Awaitable[object]]) -> ReplaySummary:
+        """Act while this worker, whose requests come by here, is in the middle of its work."""
+        task = asyncio.ensure_future(worker.run())
+        try:
+            assert await asyncio.to_thread(self.reached.wait, 60)
+            await act()
+        finally:
+            self.go_on.set()
+        return await task
+
+
 async def together(*workers: Replaying) -> list[ReplaySummary]:
     return await asyncio.gather(*(worker.run() for worker in workers))
 
@@ -168,16 +198,17 @@ def test_whoever_takes_a_lane_waits_before_an_intent_counts_as_never_sent(scene:
 
     async def die() -> None:
         task = asyncio.ensure_future(scene.replay(endpoint=proxy.base_url).run())
-        await asyncio.to_thread(writing.wait, 30)
+        assert await asyncio.to_thread(hold.reached.wait, 60)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        hold.go_on.set()
 
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
         await asyncio.sleep(0)
 
-    writing = threading.Event()
-    with misbehaving(scene.server.base_url, at_write(20, writing.set)) as proxy:
+    hold = Hold(20, "cut_before")
+    with misbehaving(scene.server.base_url, hold) as proxy:
         asyncio.run(die())
         with Ledger.open_for_reading(scene.state) as ledger:
             doubts = ledger.db.execute("SELECT count(DISTINCT lane) FROM fact WHERE state = 'intended'").fetchone()[0]
@@ -269,15 +300,9 @@ def test_a_worker_with_other_options_than_those_at_work_is_refused(scene: Scene,
         except InputError as error:
             refused.append(error)
 
-    async def play() -> None:
-        first = asyncio.ensure_future(scene.replay(endpoint=proxy.base_url).run())
-        await asyncio.to_thread(writing.wait, 30)
-        await join()
-        await first
-
-    writing = threading.Event()
-    with misbehaving(scene.server.base_url, at_write(10, writing.set)) as proxy:
-        asyncio.run(play())
+    hold = Hold(10)
+    with misbehaving(scene.server.base_url, hold) as proxy:
+        asyncio.run(hold.while_held(scene.replay(endpoint=proxy.base_url), join))
     assert [True] == ["called with other options" in str(each) for each in refused]
     assert [] == scene.violations()
 
@@ -287,18 +312,15 @@ def test_another_export_waits_until_the_others_have_ended(scene: Scene, tmp_path
     newer = complete_scan(tmp_path / "newer", rows, datetime(2025, 2, 2, tzinfo=UTC))
     refused: list[LedgerLocked] = []
 
-    async def play() -> None:
-        first = asyncio.ensure_future(scene.replay(endpoint=proxy.base_url).run())
-        await asyncio.to_thread(writing.wait, 30)
+    async def join() -> None:
         try:
             await scene.replay(dump=newer).run()
         except LedgerLocked as error:
             refused.append(error)
-        await first
 
-    writing = threading.Event()
-    with misbehaving(scene.server.base_url, at_write(10, writing.set)) as proxy:
-        asyncio.run(play())
+    hold = Hold(10)
+    with misbehaving(scene.server.base_url, hold) as proxy:
+        asyncio.run(hold.while_held(scene.replay(endpoint=proxy.base_url), join))
     assert "other processes deliver another plan" in str(refused[0])
     assert [] == scene.violations()
 
@@ -464,16 +486,13 @@ def test_a_replay_without_a_dump_writes_nothing_amid_an_erase(scene: Scene) -> N
 def test_a_replay_without_a_dump_that_chooses_memories_does_not_join_those_that_deliver_others(scene: Scene) -> None:
     refused: list[InputError] = []
 
-    async def play() -> None:
-        first = asyncio.ensure_future(scene.replay(endpoint=proxy.base_url).run())
-        await asyncio.to_thread(writing.wait, 30)
+    async def join() -> None:
         try:
             await scene.replay(ReplayOptions(filters=Filters(users=frozenset({"nobody"}))), has_dump=False).run()
         except InputError as error:
             refused.append(error)
-        await first
 
-    writing = threading.Event()
-    with misbehaving(scene.server.base_url, at_write(10, writing.set)) as proxy:
-        asyncio.run(play())
+    hold = Hold(10)
+    with misbehaving(scene.server.base_url, hold) as proxy:
+        asyncio.run(hold.while_held(scene.replay(endpoint=proxy.base_url), join))
     assert ["there is no dump to plan from"] == [each.message for each in refused]

@@ -19,7 +19,7 @@ from spectron_migrate.local.testing import RunningServer
 from tests.support.replaying import replay_in_no_time
 from tests.support.spectron import memory, replay, write_raw
 
-pytestmark = pytest.mark.ledger_file
+pytestmark = pytest.mark.ledger_file  # it is about the file
 
 
 def test_a_lock_file_that_was_taken_away_while_waiting_for_it_locks_nothing(

@@ -26,7 +26,7 @@ from tests.support.replaying import replay_in_no_time
 from tests.support.spectron import memory, write_raw
 from tests.verify.support import RecordingReporter, verify
 
-pytestmark = pytest.mark.ledger_file
+pytestmark = pytest.mark.ledger_file  # versions before had files alone
 
 DATA = Path(__file__).parents[1] / "data" / "state-format-3"
 BEGAN = "2026-11-30T00:30:16.948303Z"

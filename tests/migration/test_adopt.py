@@ -21,6 +21,8 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Memory, format_time
+from tests.support.copies import copy_state, lose_state
+from tests.support.engines import named
 from tests.support.here import server_here
 from tests.support.ledgers import facts_of
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
@@ -67,10 +69,6 @@ def texts(server: RunningServer, user: str) -> list[str]:
     return [turn.content for turn in turns_of(server, user)]
 
 
-def lose(state: Path) -> None:
-    shutil.rmtree(state)
-
-
 def receipts(state: Path) -> dict[str, str]:
     """Who decided each stored memory, by id."""
     with Ledger.open_for_reading(state) as ledger:
@@ -105,7 +103,7 @@ def test_a_lost_ledger_finds_everything_and_writes_nothing_twice(
     dump, mapping = scanned(tmp_path / "dump", rows), mapping_file(tmp_path, infer)
     replay(server, tmp_path / "state", [dump], mapping=mapping)
     before = {user: texts(server, user) for user in ("alice", "bob")}
-    lose(tmp_path / "state")
+    lose_state(tmp_path / "state")
 
     done = replay(server, tmp_path / "state", [dump], mapping=mapping, options=ADOPT)
 
@@ -121,7 +119,7 @@ def test_a_lost_ledger_finds_everything_and_writes_nothing_twice(
 def test_what_is_not_there_is_written(server: RunningServer, tmp_path: Path) -> None:
     rows = [row("alice", number, f"alice keeps fact number {number}") for number in range(20)]
     replay(server, tmp_path / "state", [scanned(tmp_path / "first", rows[:12])])
-    lose(tmp_path / "state")
+    lose_state(tmp_path / "state")
     dump = scanned(tmp_path / "dump", rows)
 
     done = replay(server, tmp_path / "state", [dump], options=ADOPT)
@@ -134,7 +132,7 @@ def test_what_is_not_there_is_written(server: RunningServer, tmp_path: Path) -> 
 def test_what_is_older_than_an_adopted_memory_is_late(server: RunningServer, tmp_path: Path) -> None:
     rows = [row("alice", number, f"Lives in city number {number}") for number in range(10)]
     replay(server, tmp_path / "state", [scanned(tmp_path / "first", rows[5:])])
-    lose(tmp_path / "state")
+    lose_state(tmp_path / "state")
 
     done = replay(server, tmp_path / "state", [scanned(tmp_path / "dump", rows)], options=ADOPT)
 
@@ -145,7 +143,7 @@ def test_what_is_older_than_an_adopted_memory_is_late(server: RunningServer, tmp
 def test_a_newer_text_is_written_over_the_older_one_that_the_server_has(server: RunningServer, tmp_path: Path) -> None:
     old = [row("alice", 0, "Lives in Berlin"), row("alice", 1, "Likes tea"), row("alice", 2, "Likes chess")]
     replay(server, tmp_path / "state", [scanned(tmp_path / "first", old)])
-    lose(tmp_path / "state")
+    lose_state(tmp_path / "state")
     new = [edited(old[0], "Lives in Rome"), old[1], edited(old[2], "Likes go")]
     dump = scanned(tmp_path / "dump", new, hours=+1)
 
@@ -170,7 +168,7 @@ def test_a_text_that_may_be_newer_than_the_dump_holds_its_lane(server: RunningSe
     old = [row("alice", 0, "Likes tea"), row("alice", 1, "Lives in Berlin")]
     new = [old[0], edited(old[1], "Lives in Rome")]
     replay(server, tmp_path / "state", [scanned(tmp_path / "new", new)])
-    lose(tmp_path / "state")
+    lose_state(tmp_path / "state")
     dump = scanned(tmp_path / "dump", old)  # read before the other ledger wrote "Rome"
 
     done = replay(server, tmp_path / "state", [dump], options=ADOPT)
@@ -187,7 +185,7 @@ def test_a_newer_export_decides_what_held_its_lane(server: RunningServer, tmp_pa
     old = [row("alice", 0, "Likes tea"), row("alice", 1, "Lives in Berlin")]
     new = [old[0], edited(old[1], "Lives in Rome")]
     replay(server, tmp_path / "state", [scanned(tmp_path / "new", new)])
-    lose(tmp_path / "state")
+    lose_state(tmp_path / "state")
     replay(server, tmp_path / "state", [scanned(tmp_path / "dump", old)], options=ADOPT)
     dump = scanned(tmp_path / "newest", new, hours=+1)
 
@@ -202,7 +200,7 @@ def test_without_extraction_no_lane_is_held(server: RunningServer, tmp_path: Pat
     old, mapping = [row("alice", 0, "Likes tea"), row("alice", 1, "Lives in Berlin")], mapping_file(tmp_path, NONE)
     new = [old[0], edited(old[1], "Lives in Rome")]
     replay(server, tmp_path / "state", [scanned(tmp_path / "new", new)], mapping=mapping)
-    lose(tmp_path / "state")
+    lose_state(tmp_path / "state")
 
     done = replay(server, tmp_path / "state", [scanned(tmp_path / "dump", old)], mapping=mapping, options=ADOPT)
 
@@ -212,7 +210,7 @@ def test_without_extraction_no_lane_is_held(server: RunningServer, tmp_path: Pat
 def test_one_turn_is_the_receipt_of_one_memory_only(server: RunningServer, tmp_path: Path) -> None:
     rows = [row("alice", number, "Likes tea") for number in range(8)]
     replay(server, tmp_path / "state", [scanned(tmp_path / "first", rows[:5])])
-    lose(tmp_path / "state")
+    lose_state(tmp_path / "state")
 
     done = replay(server, tmp_path / "state", [scanned(tmp_path / "dump", rows)], options=ADOPT)
 
@@ -226,7 +224,7 @@ def test_more_equal_texts_than_a_query_shows_are_adopted_or_named_never_doubled(
     mapping = mapping_file(tmp_path, NONE + "session: {by: run_id, size: 20}\n")
     rows = [row("alice", number, "ok") for number in range(130)]
     replay(server, tmp_path / "state", [scanned(tmp_path / "dump", rows)], mapping=mapping)
-    lose(tmp_path / "state")
+    lose_state(tmp_path / "state")
 
     done = replay(server, tmp_path / "state", [tmp_path / "dump"], mapping=mapping, options=ADOPT)
 
@@ -240,7 +238,7 @@ def test_the_same_text_where_several_scopes_see_it_stays_in_its_own(server: Runn
     mine = [row("alice", number, f"Note number {number}") for number in range(4)]
     shared = [row("alice", 10 + number, f"Note number {number}", agent_id="bot") for number in range(4)]
     replay(server, tmp_path / "state", [scanned(tmp_path / "first", mine)])
-    lose(tmp_path / "state")
+    lose_state(tmp_path / "state")
     dump = scanned(tmp_path / "dump", [*mine, *shared])
 
     done = replay(server, tmp_path / "state", [dump], options=ADOPT)
@@ -251,7 +249,6 @@ def test_the_same_text_where_several_scopes_see_it_stays_in_its_own(server: Runn
     assert "GO" == go(server, tmp_path / "state", dump)
 
 
-@pytest.mark.ledger_file
 @pytest.mark.parametrize("infer", ["", NONE])
 def test_a_backup_taken_earlier_takes_over_what_was_written_since(
     server: RunningServer, tmp_path: Path, infer: str
@@ -259,11 +256,11 @@ def test_a_backup_taken_earlier_takes_over_what_was_written_since(
     mapping, state = mapping_file(tmp_path, infer), tmp_path / "state"
     rows = [row("alice", number, f"alice keeps fact number {number % 40}") for number in range(60)]
     replay(server, state, [scanned(tmp_path / "first", rows[:25])], mapping=mapping)
-    shutil.copytree(state, tmp_path / "backup")
+    copy_state(state, tmp_path / "backup")
     dump = scanned(tmp_path / "dump", rows)
     replay(server, state, [dump], mapping=mapping)
-    shutil.rmtree(state)
-    shutil.copytree(tmp_path / "backup", state)
+    lose_state(state)
+    copy_state(tmp_path / "backup", state)
 
     done = replay(server, state, [dump], mapping=mapping, options=ADOPT)
 
@@ -273,7 +270,6 @@ def test_a_backup_taken_earlier_takes_over_what_was_written_since(
     assert "GO" == go(server, state, dump, mapping)
 
 
-@pytest.mark.ledger_file
 @pytest.mark.parametrize("infer", ["", NONE])
 def test_a_restored_server_gets_again_what_is_gone(tmp_path: Path, infer: str) -> None:
     mapping, state = mapping_file(tmp_path, infer), tmp_path / "state"
@@ -365,7 +361,7 @@ def test_a_server_restored_to_the_moment_after_the_marker_gets_again_what_is_gon
 def test_memories_planned_after_an_adoption_are_looked_for_too(server: RunningServer, tmp_path: Path) -> None:
     rows = [row("alice", number, f"alice keeps fact number {number}") for number in range(10)]
     replay(server, tmp_path / "state", [scanned(tmp_path / "whole", rows)])
-    lose(tmp_path / "state")
+    lose_state(tmp_path / "state")
     replay(server, tmp_path / "state", [scanned(tmp_path / "part", rows[:4], hours=-30)], options=ADOPT)
 
     done = replay(server, tmp_path / "state", [scanned(tmp_path / "dump", rows)])
@@ -377,7 +373,7 @@ def test_memories_planned_after_an_adoption_are_looked_for_too(server: RunningSe
 def test_an_unknown_turn_that_mem0_no_longer_has_is_stale_and_hidden(server: RunningServer, tmp_path: Path) -> None:
     rows = [row("alice", number, "Likes tea" if number < 3 else f"Likes tea number {number}") for number in range(8)]
     replay(server, tmp_path / "state", [scanned(tmp_path / "first", rows)])
-    lose(tmp_path / "state")
+    lose_state(tmp_path / "state")
     dump = scanned(tmp_path / "dump", [one for one in rows if one.id[-1] not in "16"], hours=+1)
 
     done = replay(server, tmp_path / "state", [dump], options=ADOPT)
@@ -395,7 +391,7 @@ def test_a_session_that_cannot_be_listed_gives_receipts_without_a_turn(server: R
     replay(server, tmp_path / "state", [dump])
     with Ledger.open_for_reading(tmp_path / "state") as ledger:
         sessions = {fact["server_id"] for fact in facts_of(ledger)}
-    lose(tmp_path / "state")
+    lose_state(tmp_path / "state")
     with misbehaving(server.base_url, without_listing(sessions)) as proxy:
         done = replay(server, tmp_path / "state", [dump], options=ADOPT, endpoint=proxy.base_url)
 
@@ -412,7 +408,7 @@ def test_an_older_generation_gives_receipts_without_a_turn_and_names_what_it_can
     rows += [row("bob", 0, "Likes tea"), *(row("carl", number, "ok") for number in range(60))]
     with server_here(tmp_path / "data", context="tests", api="0.0.0") as server:
         replay(server, tmp_path / "state", [scanned(tmp_path / "first", rows[:-1])])
-        lose(tmp_path / "state")
+        lose_state(tmp_path / "state")
 
         done = replay(
             server, tmp_path / "state", [scanned(tmp_path / "dump", [*rows, row("bob", 1, "New")])], options=ADOPT
@@ -428,7 +424,7 @@ def test_hits_that_name_a_session_without_a_turn_are_enough(tmp_path: Path) -> N
     dump = scanned(tmp_path / "dump", rows)
     with server_here(tmp_path / "data", context="tests", api="0.3.0", reading={"hits_name_turn": False}) as server:
         replay(server, tmp_path / "state", [dump])
-        lose(tmp_path / "state")
+        lose_state(tmp_path / "state")
 
         done = replay(server, tmp_path / "state", [dump], options=ADOPT)
 
@@ -440,7 +436,7 @@ def test_batches_are_adopted(server: RunningServer, tmp_path: Path) -> None:
     rows = [row("alice", number, f"alice keeps fact number {number}") for number in range(70)]
     dump = scanned(tmp_path / "dump", rows)
     replay(server, tmp_path / "state", [scanned(tmp_path / "first", rows[:50])], mapping=mapping)
-    lose(tmp_path / "state")
+    lose_state(tmp_path / "state")
 
     done = replay(server, tmp_path / "state", [dump], mapping=mapping, options=ADOPT)
 
@@ -448,7 +444,6 @@ def test_batches_are_adopted(server: RunningServer, tmp_path: Path) -> None:
     assert Counter(one.memory for one in rows) == Counter(texts(server, "alice"))
 
 
-@pytest.mark.ledger_file
 @pytest.mark.parametrize(("at", "is_adopting"), [(4, True), (9, True), (30, False)])
 def test_an_adoption_that_is_killed_goes_on_and_nothing_else_may_write(
     server: RunningServer, tmp_path: Path, at: int, *, is_adopting: bool
@@ -456,7 +451,7 @@ def test_an_adoption_that_is_killed_goes_on_and_nothing_else_may_write(
     rows = [row(f"user{user}", number, f"user{user} keeps {number % 9}") for user in range(6) for number in range(25)]
     dump = scanned(tmp_path / "dump", rows)
     replay(server, tmp_path / "state", [scanned(tmp_path / "first", rows[:-5])])
-    lose(tmp_path / "state")
+    lose_state(tmp_path / "state")
     killed(server, tmp_path, dump, at)
 
     if is_adopting:
@@ -490,7 +485,8 @@ def killed(server: RunningServer, folder: Path, dump: Path, at: int) -> None:
             "SPECTRON_API_KEY": server.api_key,
             "SPECTRON_ENDPOINT": proxy.base_url,
         }
-        words = ["replay", "--adopt", "--max-in-flight", "2", "--dump", str(dump), "--state", "state", "--json"]
+        state = named(folder / "state")
+        words = ["replay", "--adopt", "--max-in-flight", "2", "--dump", str(dump), "--state", state, "--json"]
         command = [sys.executable, "-m", "spectron_migrate", *words]
         running.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE))
         running[0].communicate(timeout=60)
@@ -502,15 +498,15 @@ def test_a_backup_taken_while_following_goes_on(server: RunningServer, tmp_path:
     for number in range(12):
         scene.put(number, "Likes tea" if number % 4 == 0 else f"alice keeps fact number {number}")
     scene.round()
-    shutil.copytree(scene.state, tmp_path / "backup")
+    copy_state(scene.state, tmp_path / "backup")
     for number in range(12, 20):
         scene.put(number, "Likes tea" if number % 4 == 0 else f"alice keeps fact number {number}", ago=120)
     scene.put(3, "alice keeps another fact", ago=110)
     scene.time.pass_(300)
     scene.round()
     before = scene.texts
-    shutil.rmtree(scene.state)
-    shutil.copytree(tmp_path / "backup", scene.state)
+    lose_state(scene.state)
+    copy_state(tmp_path / "backup", scene.state)
     scene.time.pass_(60)
 
     done = replay(server, scene.state, [scene.export()], options=ADOPT)
@@ -528,7 +524,7 @@ def test_the_cost_is_said_before_anything_is_sent(server: RunningServer, tmp_pat
     replay(server, tmp_path / "state", [rows])
 
     reporter = RecordingReporter()
-    lose(tmp_path / "state")
+    lose_state(tmp_path / "state")
     replay(server, tmp_path / "state", [rows], options=ADOPT, reporter=reporter)
 
     assert any("about 2 requests if they are there, at most 61" in line for line in reporter.lines)

@@ -15,7 +15,7 @@ from spectron_migrate.errors import ExitCode, WrongLedger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Memory
-from tests.support.copies import copy_state
+from tests.support.copies import copy_state, lose_state
 from tests.support.here import server_here
 from tests.support.oracle import ledger_facts
 from tests.support.proxy import Fault, Seen, misbehaving
@@ -70,7 +70,6 @@ def shell(server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 BATCH_FAULTS = {"never arrived": "cut_before", "half of it arrived": "cut_in_batch", "all of it arrived": "cut_after"}
 
 
-@pytest.mark.ledger_file
 @pytest.mark.parametrize("came", list(BATCH_FAULTS))
 @pytest.mark.parametrize("day", [False, True], ids=["within a day", "later"])
 @pytest.mark.parametrize("went_on", [False, True], ids=["nobody went on", "the original went on"])
@@ -120,7 +119,7 @@ def test_an_adoption_keeps_to_its_limit_of_time_and_goes_on_where_it_stopped(
     users = [f"user{number}" for number in range(12)]
     dump = complete_scan(tmp_path / "dump", rows(users, 12), TODAY)
     replay(server, tmp_path / "state", [dump])
-    shutil.rmtree(tmp_path / "state")
+    lose_state(tmp_path / "state")
     within = ReplayOptions(adopt=True, max_seconds=1.6, max_rps=10.0, max_in_flight=1)
 
     first = replay_in_no_time(server, tmp_path / "state", dump, options=within)
@@ -145,7 +144,7 @@ def test_an_adoption_keeps_to_its_limit_of_time_and_goes_on_where_it_stopped(
     assert_each_once(server, rows(users, 12))
 
 
-@pytest.mark.ledger_file
+@pytest.mark.ledger_file  # it types commands, in a directory
 def test_the_next_command_after_an_adoption_that_ran_out_of_time_adopts(
     server: RunningServer, shell: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,7 @@ from spectron_migrate.state.cutover_state import Step, StepName
 from spectron_migrate.state.following import FOLLOW_LOCK
 from spectron_migrate.state.journal import record_step
 from spectron_migrate.state.store import store_at
+from tests.support.engines import named
 from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import BATCH, mapping_file, replay_in_no_time, texts, without_evidence
@@ -306,20 +307,21 @@ def test_a_shift_of_0_percent_and_a_pin_to_mem0_move_no_read(
     assert 0 == erase(f"user/{user}")
 
 
-@pytest.mark.ledger_file
 def test_nothing_is_erased_where_the_journal_lacks_what_the_routing_knows(
     led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     replayed([memory(1, user)])
     record("start")
-    started = (STATE / "cutover.jsonl").read_bytes()
+    store = store_at(STATE)
+    started = store.lines("cutover.jsonl")
     record("shift", percent=50.0)
     record("abort")
-    for journal in (started, b""):
-        (STATE / "cutover.jsonl").write_bytes(journal)
+    for journal in (started, []):
+        store.write_lines("cutover.jsonl", journal)
         capsys.readouterr()
         assert "lines of cutover.jsonl are missing" in refused(erase(f"user/{user}"), capsys)
-    (STATE / "routing.json").write_text("{}")
+    store.remove("routing.json")
+    store.write("routing.json", b"{}")
     assert "lines of cutover.jsonl are missing" in refused(erase(f"user/{user}"), capsys)
 
 
@@ -355,7 +357,6 @@ def test_a_grant_for_the_node_alone_is_not_enough(
     assert "memory:forget" in told(capsys)["error"]["message"]
 
 
-@pytest.mark.ledger_file
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_killed_around_the_call_it_holds_up_every_replay_until_it_is_run_again(
     led_to: RunningServer,
@@ -378,6 +379,7 @@ def test_killed_around_the_call_it_holds_up_every_replay_until_it_is_run_again(
 
     forgotten: list[bool] = []
     words = ["erase", "--migration", migration(), "--scope", f"user/{user}", "--yes", f"user/{user}"]
+    words += ["--state", named(STATE)]
     with misbehaving(led_to.base_url, kill) as proxy:
         environment = {
             **clean_environment(os.environ),

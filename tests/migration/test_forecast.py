@@ -46,7 +46,7 @@ def test_a_plan_needs_no_server_and_leaves_no_trace(capsys: pytest.CaptureFixtur
     assert {"all.json"} == {path.name for path in Path().iterdir()}
 
 
-@pytest.mark.ledger_file
+@pytest.mark.ledger_file  # it looks at the files
 def test_a_plan_beside_a_ledger_leaves_it_as_it_is(
     spectron: RunningServer, user: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

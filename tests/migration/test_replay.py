@@ -161,7 +161,7 @@ def test_a_signal_does_not_wait_for_reads_before_the_first_write(
     assert ExitCode.SIGTERM == told.value.exit_code
 
 
-@pytest.mark.ledger_file
+@pytest.mark.ledger_file  # a database is always read in place
 def test_a_dry_run_of_a_plan_that_is_there_reads_the_ledger_in_place(
     tmp_path: Path, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

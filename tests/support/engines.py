@@ -1,8 +1,8 @@
 """States in Postgres for tests that were written for a directory.
 
 A test marked `both_engines` runs twice, with its states in files and with its states in Postgres. With
-SPECTRON_MIGRATE_LEDGER=postgres every test runs with them there, but those marked `ledger_file`. Processes that a test
-starts still have their states in files.
+SPECTRON_MIGRATE_LEDGER=postgres every test runs with them there, but those marked `ledger_file`. A process that a test
+starts has them there if it is told `named(state)`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from spectron_migrate.database.location import parse_location
+from spectron_migrate.database.location import PostgresLocation, parse_location
 from spectron_migrate.state import store
+
+if TYPE_CHECKING:
+    from spectron_migrate.state.postgres import PostgresState
 
 VARIABLE = "SPECTRON_MIGRATE_LEDGER"
 
@@ -29,6 +33,22 @@ def engines_of(item: pytest.Metafunc) -> list[str]:
     return ["sqlite", "postgres"] if "both_engines" in marked and "ledger_file" not in marked else ["sqlite"]
 
 
+_states: dict[str, PostgresState] = {}
+"""Those that are open, by schema."""
+
+
+def named(state: Path) -> str:
+    """As a command of another process takes it, `--state`."""
+    place = store.store_at(state).place
+    return f"{place.url}&schema={place.schema}" if isinstance(place, PostgresLocation) else str(place)
+
+
+def forget(location: PostgresLocation) -> None:
+    """Close what this process has open of a state: it is to be another one."""
+    if location.schema in _states:
+        _states.pop(location.schema).close()
+
+
 @contextmanager
 def states_in_postgres(server: str) -> Iterator[None]:
     """States that this process opens in a directory lie in a schema of the directory's own, their ledgers too."""
@@ -36,19 +56,23 @@ def states_in_postgres(server: str) -> Iterator[None]:
 
     from spectron_migrate.state.postgres import PostgresState
 
-    states: dict[str, PostgresState] = {}
+    class StateOfTest(PostgresState):
+        """What one process needs for itself lies in the directory, not in that of the tests."""
+
+        work_folder = Path()
 
     def located(folder: Path) -> PostgresState:
         schema = f"t_{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:20]}"
-        if schema not in states:
-            states[schema] = PostgresState(parse_location(f"{server}&schema={schema}"))
-        return states[schema]
+        if schema not in _states:
+            _states[schema] = state = StateOfTest(parse_location(f"{server}&schema={schema}"))
+            state.work_folder = folder
+        return _states[schema]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "DirectoryState", located)
         yield
-    for state in states.values():
-        state.close()
     with psycopg.connect(server, autocommit=True) as db:
-        for schema in states:
+        while _states:
+            schema, state = _states.popitem()
+            state.close()
             db.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')

@@ -23,6 +23,7 @@ from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.records import Filters, Memory, NullReporter, SourceInfo, format_time
 from spectron_migrate.spectron.api import SpectronApi
+from tests.support.engines import named
 from tests.support.proxy import Fault, Proxy, Seen, misbehaving, refusing
 from tests.support.spectron import turns_of
 
@@ -110,7 +111,7 @@ def killed(
             "--dump",
             str(dump),
             "--state",
-            "state",
+            named(folder / "state"),
             "--json",
             *(["--mapping", str(mapping)] if mapping else []),
         ]

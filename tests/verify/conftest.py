@@ -31,10 +31,8 @@ def hobby_rows(user: str) -> list[dict[str, Any]]:
     return [memory(number, user, text) for number, text in enumerate(HOBBIES)]
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migration that was made once; every test works on a copy."""
-    folder = tmp_path_factory.mktemp("template")
+def migrate(folder: Path) -> None:
+    """A migration of which one memory was corrected on the way."""
     with server_here(folder / "spectron", context="tampered") as server:
         before = [
             {**row, "memory": row["memory"].replace("optician", "astronomer")} if "of anna" in row["memory"] else row
@@ -46,12 +44,23 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for row in rows()
         ]
         assert ExitCode.DONE == replay(server, folder / "state", [write_raw(folder / "all.json", now)]).exit_code
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migration that was made once, with its state in files; every test works on a copy."""
+    folder = tmp_path_factory.mktemp("template")
+    migrate(folder)
     return folder
 
 
 @pytest.fixture
-def migrated(template: Path, tmp_path: Path) -> Iterator[Migrated]:
+def migrated(request: pytest.FixtureRequest, ledger_engine: str, tmp_path: Path) -> Iterator[Migrated]:
     folder = tmp_path / "copy"
-    shutil.copytree(template, folder)
+    if ledger_engine == "sqlite":
+        shutil.copytree(request.getfixturevalue("template"), folder)
+    else:
+        folder.mkdir()
+        migrate(folder)
     with server_here(folder / "spectron", context="tampered") as server:
         yield Migrated(server, folder)

@@ -12,7 +12,7 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import memories, receipts, scopes, status
 from spectron_migrate.ledger.schema import DDL
 
-pytestmark = pytest.mark.ledger_file
+pytestmark = pytest.mark.ledger_file  # it reads SQLite's plans of statements
 
 LARGE = ("fact", "version", "memory", "receipt", "extracted", "residue")
 
