@@ -85,7 +85,7 @@ class Heartbeat:
         with self._lock:
             try:
                 self._beat()
-            except (OSError, MigrateError) as error:
+            except Exception as error:  # a database may raise anything, such as that a table is gone
                 problem = getattr(error, "strerror", None) or error
                 self._complain(f"{self._state.describe(FOLDER)} cannot be written: {problem}")
 
@@ -108,10 +108,13 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._closed:
-            self._connect()
-            routing = self._routing.current()
-            self._warn_if_undrained(routing)
-            self.calls.maintain(as_of=as_of_seconds(routing.as_of), drained=routing.catch_up == "outbox")
+            try:
+                self._connect()
+                routing = self._routing.current()
+                self._warn_if_undrained(routing)
+                self.calls.maintain(as_of=as_of_seconds(routing.as_of), drained=routing.catch_up == "outbox")
+            except Exception as error:  # nothing that a database raises may end the thread
+                self._complain(f"{self._state} cannot be used: {error}")
             self.beat()
             self._wake.wait(EVERY_S)
 

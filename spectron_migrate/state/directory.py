@@ -16,6 +16,9 @@ from spectron_migrate.state.seal import refuse_left_directory
 if TYPE_CHECKING:
     from spectron_migrate.state.sqlite_tables import SqliteTables
 
+SIGNS = ("ledger.db", "*/ledger.db", "log.jsonl")
+"""Where one of these lies, `spectron-migrate` has worked: it is a state directory, not an empty volume."""
+
 
 class DirectoryState:
     """A document is a file, a journal is a file of lines, and a lock is `flock` on a file."""
@@ -115,6 +118,10 @@ class DirectoryState:
     def has_journal(self, name: str) -> bool:
         """Whether there is such a file."""
         return (self.folder / name).exists()
+
+    def has_begun(self) -> bool:
+        """Whether a file shows that `spectron-migrate` has worked here."""
+        return any(found for pattern in SIGNS for found in self.folder.glob(pattern))
 
     def lock(self, name: str) -> FileLock:
         """Wait for the lock; makes the directory."""

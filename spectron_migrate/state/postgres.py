@@ -22,7 +22,7 @@ from spectron_migrate.database.tables import is_made
 from spectron_migrate.errors import Unreachable
 from spectron_migrate.state.call_log import BUDGET_S
 from spectron_migrate.state.postgres_calls import PostgresCallLog
-from spectron_migrate.state.postgres_connection import PostgresConnection, unreachable
+from spectron_migrate.state.postgres_connection import PART, PostgresConnection, unreachable
 from spectron_migrate.state.unreachable import StateUnreachable
 
 if TYPE_CHECKING:
@@ -251,6 +251,11 @@ class PostgresState:
     def has_journal(self, name: str) -> bool:
         """Whether it has a line."""
         return bool(self.look(lambda db: db.execute("SELECT 1 FROM journal WHERE name = ?", (name,)).fetchall(), []))
+
+    def has_begun(self) -> bool:
+        """Whether the schema holds a ledger; whoever looks at a schema makes the other tables."""
+        statement = "SELECT 1 FROM format WHERE part != ?"
+        return self.again(lambda db: db.execute(statement, (PART,)).fetchone()) is not None
 
     # -- locks --
 

@@ -28,7 +28,7 @@ from spectron_migrate.state import journal
 from spectron_migrate.state.cutover_state import CutoverState
 from spectron_migrate.state.routing import FILE, MOST_BYTES, Routing, parse_routing, read_routing
 from spectron_migrate.state.seal import MARK, SEAL
-from spectron_migrate.state.store import StateStore
+from spectron_migrate.state.store import StateStore, store_at
 
 CHECK_EVERY_S = 0.5
 """How often a reader checks the files for changes. A revert must reach readers within a second."""
@@ -37,8 +37,6 @@ TRUSTED_S = 45.0
 """For how long an address or a database that answered counts as read, from the moment when it was asked. A process that
 is cut off must know nothing any more while the others still count it as live: for 60 s after a status that it writes
 every 5 s."""
-SIGNS = ("ledger.db", "*/ledger.db", "log.jsonl")
-"""Where one of these lies, `spectron-migrate` has worked: it is a state directory, not an empty volume."""
 TRACES = (journal.FILE, journal.LOCK_FILE, "since.db")
 """Files that a cutover leaves in the state directory: where one of them lies, a cutover has begun."""
 
@@ -234,7 +232,7 @@ class RoutingReader:
         if self._last.routing.epoch or any(_may_be(folder / name) for folder in self._folders for name in TRACES):
             return False
         with suppress(OSError):
-            return any(found for folder in self._folders for pattern in SIGNS for found in folder.glob(pattern))
+            return any(store_at(folder).has_begun() for folder in self._folders)
         return False
 
     def _keep_fetching(self) -> None:
@@ -263,6 +261,10 @@ class RoutingReader:
             stamp = (store.version(journal.FILE), store.version(FILE))
             if stamp == self._last.stamp and self._last.problem is None:
                 self._known_until = asked + TRUSTED_S
+                return
+            if stamp == (None, None) and not store.has_begun():
+                self._known_until = float("-inf")
+                self._keep_the_last(f"{self._where}: no migration has begun there")
                 return
             state, routing = journal.read_journal(store).state, None
             with suppress(ValueError):

@@ -104,6 +104,9 @@ class StateStore(Protocol):
     def has_journal(self, name: str) -> bool:
         """Whether a journal was ever begun."""
 
+    def has_begun(self) -> bool:
+        """Whether a migration has begun here; else it may be an empty place that somebody named by mistake."""
+
     def lock(self, name: str) -> Lock:
         """Take a lock as soon as no other process holds it. For locks that are held for a moment only."""
 

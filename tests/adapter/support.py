@@ -109,11 +109,13 @@ class Stage:
 
     def adapter(self, client: Any = None, **named: Any) -> MemoryAdapter:
         self.opened.append(MemoryAdapter(client or self.mem0, **named))
+        be_patient(self.opened[-1]._core.process_calls)
         return self.opened[-1]
 
     def async_adapter(self, client: Any = None, *more: Any, **named: Any) -> AsyncMemoryAdapter:
         adapter = AsyncMemoryAdapter(client or self.mem0, *more, **named)
         self.opened.append(adapter)  # type: ignore[arg-type] - closed the same way
+        be_patient(adapter._core.process_calls)
         return adapter
 
     def say(self, text: str, client: Any = None, **named: Any) -> str:

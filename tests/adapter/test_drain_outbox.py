@@ -156,6 +156,7 @@ def test_what_is_captured_is_there_once_its_owner_is_not_held(drains: Drains) ->
     assert "Was captured" in turns(drains.stage)
 
 
+@pytest.mark.ledger_file  # to a database the background connects; what comes before it is unknown
 def test_other_processes_know_of_the_first_write_of_a_new_one(drains: Drains, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before its background thread ran at all."""
     drains.drain()

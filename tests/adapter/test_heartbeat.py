@@ -7,12 +7,23 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from spectron_migrate.adapter.counters import ProcessCounters
+from spectron_migrate.adapter.guard import Guard
+from spectron_migrate.adapter.heartbeat import Heartbeat
+from spectron_migrate.database.location import parse_location
 from spectron_migrate.rehearsal.subprocesses import clean_environment
+from spectron_migrate.settings.types import GuardSettings
+from spectron_migrate.state.postgres import PostgresState
 from spectron_migrate.state.processes import ProcessesStatus, fold, read_processes
+from spectron_migrate.state.routing_reader import RoutingReader
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.ledger_file  # the application is a process of its own
 
@@ -77,3 +88,18 @@ def test_a_process_that_is_killed_is_lost(process: subprocess.Popen[bytes], tmp_
     assert {} == read_processes(tmp_path / "state").lost
     end(process, kill=True)
     assert [f"{socket.gethostname()}/{process.pid}"] == list(seen(tmp_path).lost)
+
+
+def test_a_database_whose_tables_are_gone_ends_no_heartbeat(
+    postgres: str, postgres_state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = PostgresState(parse_location(postgres_state))
+    heartbeat = Heartbeat(state, RoutingReader(state), ProcessCounters(), Guard(GuardSettings(), clock=time.monotonic))
+    heartbeat.beat()
+    with psycopg.connect(postgres, autocommit=True) as db:
+        db.execute(f'DROP TABLE "{parse_location(postgres_state).schema}".document')
+    heartbeat.begin()
+    wait_until(lambda: any("cannot be written" in record.message for record in caplog.records))
+    assert any(thread.name == "spectron-adapter" for thread in threading.enumerate())
+    heartbeat.close()
+    state.close()

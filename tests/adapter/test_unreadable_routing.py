@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 
+from spectron_migrate.database.location import parse_location
 from spectron_migrate.errors import NotLegal
+from spectron_migrate.ledger import Ledger
 from spectron_migrate.state.journal import FILE as JOURNAL
 from spectron_migrate.state.routing import FILE
 from spectron_migrate.state.routing_reader import RoutingReader, RoutingUnreadable
 from spectron_migrate.state.store import store_at
 from tests.adapter.support import TEA, Stage, Untouchable, texts
 from tests.support.spectron import turns_of
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -226,6 +229,7 @@ def test_before_complete_the_journal_alone_lets_writes_go_on(stage: Stage) -> No
     assert [SAID] == in_mem0(stage)
 
 
+@pytest.mark.ledger_file  # a URL is no path
 def test_another_working_directory_changes_nothing(done: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = done.adapter(Untouchable(), state=".spectron-migrate")
     (done.folder / "other").mkdir()
@@ -258,6 +262,20 @@ def test_so_does_one_whose_named_state_was_replayed_to_and_never_cut_over(stage:
 def test_a_routing_that_was_named_and_never_read_refuses_writes(stage: Stage, named: dict[str, Any]) -> None:
     with pytest.raises(RoutingUnreadable):
         stage.adapter(**named).add(SAID, user_id=stage.user, infer=False)
+
+
+@pytest.mark.ledger_file  # it names a database itself
+def test_a_schema_in_which_no_migration_began_refuses_writes(postgres_state: str, stage: Stage) -> None:
+    """Its name may be mistyped, and the cutover complete in another one."""
+    adapter = stage.adapter(state=postgres_state)
+    with pytest.raises(RoutingUnreadable, match="no migration has begun there"):
+        adapter.add(SAID, user_id=stage.user, infer=False)
+    assert [] == texts(adapter.search("tea", filters={"user_id": stage.user}))
+    assert 1 == adapter._core.counters.snapshot()["reads"]["unreadable"]
+    Ledger.open_for_writing(parse_location(postgres_state)).close()
+    wait_until(lambda: adapter._core.routing.unreadable is None)
+    adapter.add(SAID, user_id=stage.user, infer=False)
+    assert [SAID] == in_mem0(stage)
 
 
 @pytest.mark.parametrize("phase", ["before", "started", "complete"])
