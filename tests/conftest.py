@@ -87,11 +87,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(autouse=True)
-def ledger_engine(request: pytest.FixtureRequest) -> Iterator[str]:
+def ledger_engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
     """Where the states of the test lie: in files, or in Postgres."""
     if getattr(request, "param", "sqlite") == "sqlite":
         yield "sqlite"
         return
+    monkeypatch.chdir(tmp_path_factory.mktemp("work"))  # where a process keeps what it alone needs
     with states_in_postgres(request.getfixturevalue("postgres")):
         yield "postgres"
 

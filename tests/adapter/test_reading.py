@@ -13,7 +13,6 @@ from spectron_migrate.errors import InputError
 from spectron_migrate.state.cutover_state import Step
 from spectron_migrate.state.journal import record_step
 from spectron_migrate.state.routing import FILE
-from spectron_migrate.state.store import store_at
 from tests.adapter.support import Stage, ids, stamp, texts
 
 pytestmark = pytest.mark.slow
@@ -318,15 +317,14 @@ def test_revert_is_in_force_within_a_second(stage: Stage) -> None:
     assert before == reads(stage, adapter)["spectron"]
 
 
+@pytest.mark.ledger_file  # a row is whole, and the journal decides
 def test_a_broken_routing_leaves_the_last_good_one_and_is_told(stage: Stage) -> None:
     stage.say(TEA)
     stage.to_spectron()
     adapter = stage.adapter()
     mine = {"filters": {"user_id": stage.user}}
     adapter.search("green tea", **mine)
-    store = store_at(stage.state)
-    store.remove(FILE)  # a database keeps the one of the greatest epoch
-    store.write(FILE, b"{")
+    (stage.state / FILE).write_text("{")
     stage.notice()
     adapter.search("green tea", **mine)
     seen = stage.overview(adapter)

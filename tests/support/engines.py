@@ -56,16 +56,10 @@ def states_in_postgres(server: str) -> Iterator[None]:
 
     from spectron_migrate.state.postgres import PostgresState
 
-    class StateOfTest(PostgresState):
-        """What one process needs for itself lies in the directory, not in that of the tests."""
-
-        work_folder = Path()
-
     def located(folder: Path) -> PostgresState:
         schema = f"t_{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:20]}"
         if schema not in _states:
-            _states[schema] = state = StateOfTest(parse_location(f"{server}&schema={schema}"))
-            state.work_folder = folder
+            _states[schema] = PostgresState(parse_location(f"{server}&schema={schema}"))
         return _states[schema]
 
     with pytest.MonkeyPatch.context() as patch:

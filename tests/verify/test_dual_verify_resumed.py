@@ -9,6 +9,7 @@ import pytest
 
 from spectron_migrate.errors import Unreachable
 from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.state.store import store_at
 from spectron_migrate.verify.options import VerifyOptions
 from tests.support.proxy import misbehaving
 from tests.support.spectron import memory, replay, write_raw
@@ -75,14 +76,14 @@ def test_a_finished_run_removes_its_workspace_and_the_next_checks_everything(
     second = asked_in_full(spectron, tmp_path / "state", dump)
     assert first[0] == second[0]
     assert [] == second[1]
-    assert [] == list((tmp_path / "state").glob("verify.db*"))
+    assert [] == list(store_at(tmp_path / "state").work_folder.glob("verify.db*"))
 
 
 def test_a_run_is_not_resumed_after_the_ledger_has_changed(
     spectron: RunningServer, stopped: Path, tmp_path: Path, user: str
 ) -> None:
-    assert (tmp_path / "state" / "verify.db").exists()
-    assert 0o600 == (tmp_path / "state" / "verify.db").stat().st_mode & 0o777
+    workspace = store_at(tmp_path / "state").work_folder / "verify.db"
+    assert 0o600 == workspace.stat().st_mode & 0o777
     more = write_raw(tmp_path / "more.json", [memory(number, user) for number in range(41)])
     replay(spectron, tmp_path / "state", [more])
     _, lines, verdict = asked_in_full(spectron, tmp_path / "state", more)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from spectron_migrate.verify import past
 
 
@@ -36,6 +38,11 @@ def test_verdicts_are_kept_in_order_with_the_gates_that_were_open(tmp_path: Path
     found = past.read_past(tmp_path, "m")
     assert ["2026-01-01", "2026-01-02"] == [one["ended"] for one in found]
     assert ["recall"] == found[0]["open"]
+
+
+@pytest.mark.ledger_file  # a row has no mode
+def test_verdicts_are_for_their_owner_alone(tmp_path: Path) -> None:
+    past.keep(tmp_path, report("2026-01-01"))
     assert 0o600 == (tmp_path / past.FILE).stat().st_mode & 0o777
 
 
@@ -49,6 +56,7 @@ def test_only_the_newest_are_kept_and_those_of_another_migration_go(tmp_path: Pa
     assert [] == past.read_past(tmp_path, "other")
 
 
+@pytest.mark.ledger_file  # of the disk
 def test_a_torn_line_is_left_out(tmp_path: Path) -> None:
     past.keep(tmp_path, report("2026-01-01"))
     with (tmp_path / past.FILE).open("a") as file:

@@ -181,6 +181,7 @@ def shuffled(path: str, asked: Any, answer: Any) -> Any:
     return answer
 
 
+@pytest.mark.ledger_file  # the crowd was replayed once, for all tests
 def test_a_shuffled_ranking_is_a_no_go_with_200_users(
     spectron: RunningServer, crowd: tuple[Path, list[dict[str, Any]]]
 ) -> None:
@@ -200,6 +201,7 @@ def test_a_shuffled_ranking_is_a_no_go_with_200_users(
     assert True is gate_named(bad, "lost").passed
 
 
+@pytest.mark.ledger_file  # the crowd was replayed once, for all tests
 def test_four_users_are_too_few_and_the_hint_says_how_many_queries_are_needed(
     spectron: RunningServer, crowd: tuple[Path, list[dict[str, Any]]]
 ) -> None:
