@@ -60,8 +60,14 @@ def _copy_schema(place: PostgresLocation, target: str) -> None:
             )
             for (column,) in numbered.fetchall():
                 db.execute(
-                    f"SELECT setval(pg_get_serial_sequence(%s, %s), (SELECT max({column}) FROM {new}))", (new, column)
+                    f"SELECT setval(pg_get_serial_sequence(%s, %s), (SELECT greatest(max({column}), 1) FROM {new}))",
+                    (new, column),
                 )
+        db.execute("SET search_path = pg_catalog")  # so that definitions name their schema
+        views = db.execute("SELECT viewname, definition FROM pg_views WHERE schemaname = %s", (place.schema,))
+        for name, definition in views.fetchall():
+            moved = definition.replace(f"{place.schema}.", f"{target}.")
+            db.execute(f'CREATE VIEW "{target}".{name} AS {moved}')
 
 
 def _connected(place: PostgresLocation) -> Any:
