@@ -272,9 +272,9 @@ def test_a_schema_in_which_no_migration_began_refuses_writes(postgres_state: str
         adapter.add(SAID, user_id=stage.user, infer=False)
     assert [] == texts(adapter.search("tea", filters={"user_id": stage.user}))
     assert 1 == adapter._core.counters.snapshot()["reads"]["unreadable"]
-    Ledger.open_for_writing(parse_location(postgres_state)).close()
-    wait_until(lambda: adapter._core.routing.unreadable is None)
-    adapter.add(SAID, user_id=stage.user, infer=False)
+    with Ledger.open_for_writing(parse_location(postgres_state)):
+        wait_until(lambda: adapter._core.routing.unreadable is None)
+        adapter.add(SAID, user_id=stage.user, infer=False)
     assert [SAID] == in_mem0(stage)
 
 
