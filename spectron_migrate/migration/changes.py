@@ -6,13 +6,17 @@ Mem0's store, and must not be written after a newer one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
+from itertools import islice
 
 from spectron_migrate.ledger import Ledger, merge, plan
 from spectron_migrate.ledger.read import memories
+from spectron_migrate.ledger.read.memories import KnownDigests
 from spectron_migrate.records import Memory, digest, format_time, has_time, parse_time
 
+_BATCH = 100
+"""Memories that are looked up together; a text may be large."""
 _WAITING = "waiting:"
 """Prefix of the fingerprint of a plan while memories of its dump still wait."""
 
@@ -80,9 +84,14 @@ class Changes:
         plan.adopt_undecided(ledger, last[0])
         return last[0]
 
-    def is_wanted(self, ledger: Ledger, memory: Memory) -> bool:
-        """Whether to plan the memory now: it changed, and its new text has settled."""
-        known = memories.known_digests(ledger, memory.id)
+    def wanted(self, ledger: Ledger, given: Iterable[Memory]) -> Iterator[Memory]:
+        """The memories to plan now: they changed, and their new texts have settled."""
+        rest = iter(given)
+        while batch := list(islice(rest, _BATCH)):
+            known = memories.known_digests(ledger, [memory.id for memory in batch])
+            yield from (memory for memory in batch if self._is_wanted(memory, known.get(memory.id)))
+
+    def _is_wanted(self, memory: Memory, known: KnownDigests | None) -> bool:
         # The text beside the record: overlapping calls may have given the record an older text since.
         same_text = known is not None and known.text == digest(memory.memory)
         as_known = known is not None and same_text and not known.deleted and known.record == merge.record_digest(memory)

@@ -13,7 +13,8 @@ from spectron_migrate.ledger.schema import UNDECIDED
 from spectron_migrate.migration.changes import Settling
 from spectron_migrate.records import digest
 
-_BATCH = 500
+_BATCH = 100
+"""Memories that are looked up together; a text may be large."""
 NAMED = 100
 """How many memories that differ are named."""
 

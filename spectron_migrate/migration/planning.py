@@ -220,10 +220,18 @@ def _chosen_memories(
     check_interrupted: Callable[[], None],
 ) -> Iterator[Memory]:
     """The memories of the dump that this plan is about."""
-    for memory in _timed_memories(dump, mapping, changes.only if changes is not None else None):
+    given = _timed_memories(dump, mapping, changes.only if changes is not None else None)
+    admitted = _admitted(given, filters, reporter, check_interrupted)
+    return admitted if changes is None else changes.wanted(ledger, admitted)
+
+
+def _admitted(
+    given: Iterable[Memory], filters: Filters, reporter: Reporter, check_interrupted: Callable[[], None]
+) -> Iterator[Memory]:
+    for memory in given:
         reporter.advance(1)
         check_interrupted()
-        if filters.admits(memory) and (changes is None or changes.is_wanted(ledger, memory)):
+        if filters.admits(memory):
             yield memory
 
 

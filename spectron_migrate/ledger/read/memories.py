@@ -118,14 +118,14 @@ class KnownDigests:
     deleted: bool
 
 
-def known_digests(ledger: Ledger, mem0_id: str) -> KnownDigests | None:
-    """None where the ledger does not know the memory."""
-    row = ledger.db.execute(
-        "SELECT memory.digest, tombstoned_at, version.digest AS text FROM memory LEFT JOIN version"
-        " ON version.mem0_id = memory.mem0_id AND number = newest_version WHERE memory.mem0_id = ?",
-        (mem0_id,),
-    ).fetchone()
-    return KnownDigests(row["digest"], row["text"], row["tombstoned_at"] is not None) if row else None
+def known_digests(ledger: Ledger, mem0_ids: Sequence[str]) -> dict[str, KnownDigests]:
+    """Of those of these memories, at most 500, that the ledger knows."""
+    rows = ledger.db.execute(
+        "SELECT memory.mem0_id, memory.digest, tombstoned_at, version.digest AS text FROM memory LEFT JOIN version"
+        f" ON version.mem0_id = memory.mem0_id AND number = newest_version WHERE memory.mem0_id IN ({marks(mem0_ids)})",
+        tuple(mem0_ids),
+    )
+    return {row["mem0_id"]: KnownDigests(row["digest"], row["text"], row["tombstoned_at"] is not None) for row in rows}
 
 
 def was_read_after(ledger: Ledger, mem0_id: str, moment: str) -> bool:
