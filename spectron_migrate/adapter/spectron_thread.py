@@ -80,7 +80,10 @@ class SpectronThread:
             try:
                 recall = await asyncio.wait_for(query, timeout_s)
             except TimeoutError:
-                raise Slow(f"Spectron at {api.endpoint} did not answer a search within {timeout_s:g} s") from None
+                raise Slow(
+                    f"Spectron at {api.endpoint} did not answer a search within {timeout_s:g} s",
+                    hint="is it up, and is the network? the search may be made again",
+                ) from None
             return SpectronAnswer(recall.hits, time.monotonic() - began)
 
         return self.run(ask)
