@@ -6,37 +6,23 @@ target. The seal decides: before it the source is the state, from it on the targ
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 from spectron_migrate.database.digests import TableDigest
 from spectron_migrate.database.interface import Database
 from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.errors import InputError, MigrateError
-from spectron_migrate.files.atomic import sync_folder
-from spectron_migrate.files.locks import holder_of, is_held, try_lock
-from spectron_migrate.files.private import make_private_directory
-from spectron_migrate.ledger import copying, gathering
-from spectron_migrate.ledger.adopting import note_backup
+from spectron_migrate.ledger import copying
+from spectron_migrate.migration.state_places import StatePlace, no_state, open_place
 from spectron_migrate.records import Json, Reporter, format_time, name_first
-from spectron_migrate.state import contents, seal
+from spectron_migrate.state import seal
 from spectron_migrate.state.contents import StateContents
-from spectron_migrate.state.processes import fold, read_processes
-from spectron_migrate.state.seal import LEFT, LOCK, MARK, SEAL, Move, StateBusy, StateMoved
-from spectron_migrate.state.store import StateStore, store_at
-
-if TYPE_CHECKING:
-    from spectron_migrate.database.postgres import PostgresDatabase
-
-PATIENCE_S = 5.0
-"""How long those who only look are waited for."""
-_NOT_USERS = (LOCK, "fold.lock", "log.lock")
-_STOP = "stop it first, and start it again on the copy; it is safe to stop at any moment"
+from spectron_migrate.state.processes import fold
+from spectron_migrate.state.seal import MARK, SEAL, Move, StateMoved
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +59,7 @@ def move_state(
     _refuse_nested(source, target)
     with suppress(StateMoved):
         _fold(source)
-    with _open(source) as left, left.alone(), _open(target, create=True) as filled, filled.alone():
+    with open_place(source) as left, left.alone(), open_place(target, create=True) as filled, filled.alone():
         seal_of_source, mark = Move.read(left.read, SEAL), Move.read(filled.read, MARK)
         if seal_of_source is not None:
             if seal_of_source.target != seal.name_of(target):
@@ -101,7 +87,7 @@ def back_up_state(
     Raises InputError for a target that is not empty.
     """
     _refuse_nested(source, target)
-    with _open(source) as read, _open(target, create=True) as filled, filled.alone():
+    with open_place(source) as read, open_place(target, create=True) as filled, filled.alone():
         seal.refuse_left(read.read)
         _refuse_nothing(read)
         began = now()
@@ -132,13 +118,9 @@ def _fold(place: Path | PostgresLocation) -> None:
         fold(store)
 
 
-def _refuse_nothing(place: _Place) -> None:
+def _refuse_nothing(place: StatePlace) -> None:
     if place.is_empty():
-        raise _no_state(place.name)
-
-
-def _no_state(name: str) -> InputError:
-    return InputError(f"there is no state in {name}", hint="is it the right place?")
+        raise no_state(place.name)
 
 
 def _refuse_unfinished(read: seal.Read) -> None:
@@ -150,7 +132,7 @@ def _begin(
     mark: Move | None,
     source: Path | PostgresLocation,
     target: Path | PostgresLocation,
-    filled: _Place,
+    filled: StatePlace,
     *,
     now: datetime,
 ) -> Move:
@@ -170,7 +152,7 @@ def _begin(
 
 
 def _fill(
-    source: _Place, filled: _Place, *, now: datetime, reporter: Reporter, is_backup: bool = False
+    source: StatePlace, filled: StatePlace, *, now: datetime, reporter: Reporter, is_backup: bool = False
 ) -> tuple[TableDigest, ...]:
     with source.reading(now) as (state, ledger):
         if is_backup:
@@ -185,13 +167,13 @@ def _fill(
     return tuple(found)
 
 
-def _compare(source: _Place, filled: _Place, *, now: datetime) -> tuple[TableDigest, ...]:
+def _compare(source: StatePlace, filled: StatePlace, *, now: datetime) -> tuple[TableDigest, ...]:
     expected, found = _found(source, now), _found(filled, now)
     _refuse_difference(source, filled, expected, found)
     return tuple(found)
 
 
-def _found(place: _Place, now: datetime) -> list[TableDigest]:
+def _found(place: StatePlace, now: datetime) -> list[TableDigest]:
     with place.reading(now) as (state, ledger):
         return _digests(state, ledger)
 
@@ -200,207 +182,12 @@ def _digests(state: StateContents, ledger: Database | None) -> list[TableDigest]
     return [*state.digests(), *(copying.digests_of(ledger) if ledger is not None else [])]
 
 
-def _refuse_difference(source: _Place, filled: _Place, expected: list[TableDigest], found: list[TableDigest]) -> None:
+def _refuse_difference(
+    source: StatePlace, filled: StatePlace, expected: list[TableDigest], found: list[TableDigest]
+) -> None:
     differ = [each.name for each in {*expected} ^ {*found}]
     if differ:
         raise MigrateError(
             f"{filled.name} does not hold what {source.name} does: {name_first(sorted(set(differ)))}",
             hint=f"the state still is in {source.name}; remove what is in {filled.name} and copy again",
         )
-
-
-# -- the two kinds of places --
-
-
-class _Place(Protocol):
-    name: str
-    shards: int
-
-    def alone(self) -> AbstractContextManager[None]:
-        """Keep everybody else from using the state; raises StateBusy."""
-
-    def read(self, name: str) -> bytes | None:
-        """A document."""
-
-    def write(self, name: str, data: bytes) -> None:
-        """Write a document, durably."""
-
-    def remove(self, name: str) -> None:
-        """Remove a document, durably."""
-
-    def is_empty(self) -> bool:
-        """Whether nothing of a state is there."""
-
-    def clear(self) -> None:
-        """Remove all but the mark."""
-
-    def reading(self, now: datetime) -> AbstractContextManager[tuple[StateContents, Database | None]]:
-        """All that is there, at one moment."""
-
-    def fill(self, state: StateContents, ledger: Database | None) -> None:
-        """Write everything, durably."""
-
-    def note_backup(self, now: str) -> None:
-        """Let the next replay ask for an adoption."""
-
-    def leave(self) -> None:
-        """Remove what an application in another language would go on reading here: it knows nothing of the seal."""
-
-
-class _Directory:
-    def __init__(self, folder: Path) -> None:
-        self.name = str(folder)
-        self.shards = 0
-        self._folder = folder
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        lock = try_lock(self._folder / LOCK)
-        if lock is None:
-            raise StateBusy(f"the state in {self.name} is being copied by {holder_of(self._folder / LOCK)}", hint=_STOP)
-        with lock:
-            for path in sorted(self._folder.rglob("*.lock")):
-                if path.name not in _NOT_USERS and is_held(path):
-                    what = path.relative_to(self._folder)
-                    who = holder_of(path).partition(":")[0]
-                    raise StateBusy(f"{who} uses the state in {self.name} ({what})", hint=_STOP)
-            _refuse_processes(self._folder, self.name)
-            yield
-
-    def read(self, name: str) -> bytes | None:
-        return seal.read_file(self._folder, name)
-
-    def write(self, name: str, data: bytes) -> None:
-        store_at(self._folder).write(name, data, durable=True)
-
-    def remove(self, name: str) -> None:
-        (self._folder / name).unlink(missing_ok=True)
-        sync_folder(self._folder)
-
-    def is_empty(self) -> bool:
-        return contents.is_empty_directory(self._folder)
-
-    def clear(self) -> None:
-        contents.clear_directory(self._folder)
-
-    @contextmanager
-    def reading(self, now: datetime) -> Iterator[tuple[StateContents, Database | None]]:
-        state = contents.read_directory(self._folder, now=now)
-        with gathering.one_ledger(self._folder) as (ledger, self.shards):
-            yield state, ledger
-
-    def fill(self, state: StateContents, ledger: Database | None) -> None:
-        contents.write_directory(self._folder, state)
-        if ledger is not None:
-            copying.write_file(self._folder, ledger)
-
-    def note_backup(self, now: str) -> None:
-        with copying.changing_file(self._folder) as ledger:
-            note_backup(ledger, now)
-
-    def leave(self) -> None:
-        self.remove(LEFT)
-
-
-class _Schema:
-    def __init__(self, database: PostgresDatabase) -> None:
-        self.name = str(database.location)
-        self.shards = 0
-        self._database = database
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        from spectron_migrate.database.session_locks import try_lock as try_session_lock
-        from spectron_migrate.database.session_locks import unlock
-        from spectron_migrate.state.postgres import PostgresState
-
-        deadline = time.monotonic() + PATIENCE_S
-        while not try_session_lock(self._database, LOCK):
-            if time.monotonic() > deadline:
-                raise StateBusy(f"another process uses the state in {self.name}", hint=_STOP)
-            time.sleep(0.05)
-        try:
-            with closing(PostgresState(self._database.location, checked=False)) as store:
-                _refuse_processes(store, self.name)
-            yield
-        finally:
-            unlock(self._database, LOCK)
-
-    def read(self, name: str) -> bytes | None:
-        from spectron_migrate.state.seal_postgres import read_document
-
-        return read_document(self._database, name)
-
-    def write(self, name: str, data: bytes) -> None:
-        statement = (
-            "INSERT INTO document(name, data, epoch, version) VALUES (?, ?, 0, 1)"
-            " ON CONFLICT (name) DO UPDATE SET data = excluded.data, version = document.version + 1, at = now()"
-        )
-        with self._database.transaction() as db:
-            db.execute(statement, (name, data))
-
-    def remove(self, name: str) -> None:
-        with self._database.transaction() as db:
-            db.execute("DELETE FROM document WHERE name = ?", (name,))
-
-    def is_empty(self) -> bool:
-        with self._database.transaction(snapshot=True) as db:
-            return contents.read_postgres(db).is_empty and copying.is_empty(db)
-
-    def clear(self) -> None:
-        with self._database.transaction() as db:
-            contents.clear_postgres(db)
-            copying.clear(db)
-
-    @contextmanager
-    def reading(self, now: datetime) -> Iterator[tuple[StateContents, Database | None]]:
-        del now
-        with self._database.transaction(snapshot=True) as db:
-            yield contents.read_postgres(db), None if copying.is_empty(db) else db
-
-    def fill(self, state: StateContents, ledger: Database | None) -> None:
-        with self._database.transaction() as db:
-            contents.write_postgres(db, state)
-            if ledger is not None:
-                copying.copy_rows(ledger, db)
-                copying.raise_numbers(db)
-
-    def note_backup(self, now: str) -> None:
-        with self._database.transaction() as db:
-            note_backup(db, now)
-
-    def leave(self) -> None:
-        pass  # whoever reads a state in Postgres holds the lock that says where it went
-
-
-@contextmanager
-def _open(place: Path | PostgresLocation, *, create: bool = False) -> Iterator[_Place]:
-    if isinstance(place, Path):
-        if create:
-            make_private_directory(place)
-        elif not place.is_dir():
-            raise _no_state(str(place))
-        yield _Directory(place)
-        return
-    # Whoever copies directories needs no psycopg.
-    from spectron_migrate.database.opening import connect, connect_writer
-    from spectron_migrate.database.tables import format_of
-    from spectron_migrate.ledger.shared import PART
-    from spectron_migrate.ledger.shared import make_tables as make_ledger
-    from spectron_migrate.state.postgres_connection import make_state_tables
-
-    if not create:
-        with closing(connect(place)) as database:
-            if format_of(database, PART) is None:
-                raise _no_state(str(place))
-    with closing(connect_writer(place)) as database:
-        make_state_tables(database)
-        make_ledger(database)
-        yield _Schema(database)
-
-
-def _refuse_processes(state: Path | StateStore, name: str) -> None:
-    found = read_processes(state)
-    living = sorted([*(f"{each.host}/{each.pid}" for each in found.reports), *found.broken])
-    if living:
-        raise StateBusy(f"applications use the state in {name}: {name_first(living)}", hint=_STOP)

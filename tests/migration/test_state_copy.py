@@ -192,7 +192,7 @@ def test_a_state_that_is_used_does_not_move(
 def test_a_state_in_postgres_that_is_used_does_not_move(
     state: Path, database: PostgresLocation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spectron_migrate.migration.state_copy.PATIENCE_S", 0.1)
+    monkeypatch.setattr("spectron_migrate.migration.state_places.PATIENCE_S", 0.1)
     copy(state, database)
     with Ledger.open_for_writing(database), pytest.raises(StateBusy, match="another process uses the state"):
         copy(database, tmp_path / "to")
