@@ -130,6 +130,7 @@ def test_what_a_process_notes_stays_and_nobody_waits_for_one_that_is_stopped(tmp
     assert Process(tmp_path).must_wait("alice", last)
 
 
+@pytest.mark.slow
 def test_more_than_a_thousand_processes_are_all_seen(tmp_path: Path) -> None:
     reader = Process(tmp_path)
     for number in range(1100):

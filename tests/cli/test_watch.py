@@ -164,6 +164,7 @@ def test_a_broken_progress_file_is_passed_over(content: str, tmp_path: Path) -> 
     assert [] == read_running(tmp_path, now=NOON)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "stage"),
     [
@@ -206,6 +207,7 @@ def test_it_needs_a_terminal(
     assert 2 == run(["status", "--watch"])
 
 
+@pytest.mark.slow
 def test_it_draws_on_a_terminal_and_ends_by_ctrl_c_with_the_state(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ ROW = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(ROW, max_size=12), st.randoms())
 def test_copies_in_files_are_merged_the_same_way_in_any_order(

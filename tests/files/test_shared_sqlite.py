@@ -26,6 +26,7 @@ def process(code: str, *words: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "opening",
     [

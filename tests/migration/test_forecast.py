@@ -66,6 +66,7 @@ def test_a_plan_beside_a_ledger_leaves_it_as_it_is(
         assert 1 == ledger.db.execute("SELECT count(*) FROM fact").fetchone()[0]
 
 
+@pytest.mark.slow
 def test_sessions_and_requests_are_those_that_the_replay_then_makes(
     spectron: RunningServer, user: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

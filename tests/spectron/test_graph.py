@@ -96,6 +96,7 @@ def test_labels_scope_and_turn_of_a_fact_are_read_where_they_are_shown(told: Tol
         assert None is value.scopes
 
 
+@pytest.mark.slow
 def test_a_bounded_entity_is_walked_for_the_rest_of_its_keys(tmp_path: Path) -> None:
     with server_here(tmp_path) as server:
         told = Told(server, "0.3.0", [])

@@ -245,6 +245,7 @@ def killed_after(process: subprocess.Popen[str], lines: int) -> list[str]:
     return [line.rstrip("\n") for line in said if line.endswith("\n")]
 
 
+@pytest.mark.slow
 def test_what_is_appended_is_drained_in_order_whoever_is_killed_meanwhile(
     place: str, outboxes: Callable[[], Outbox]
 ) -> None:

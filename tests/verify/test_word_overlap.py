@@ -43,6 +43,7 @@ def test_a_memory_is_found_by_the_words_that_it_shares(query: str, expect: set[s
 SOME = st.lists(st.sampled_from(["bees", "geese", "alto", "rye", "stamps"]), min_size=1, max_size=4).map(" ".join)
 
 
+@pytest.mark.slow
 @given(st.lists(SOME, min_size=1, max_size=6), SOME, st.integers(1, 4), st.integers(0, 9))
 def test_it_is_the_mean_over_every_order_of_equal_memories(texts: list[str], query: str, k: int, target: int) -> None:
     memories = [(str(number), text) for number, text in enumerate(texts)]
