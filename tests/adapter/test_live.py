@@ -25,7 +25,7 @@ from tests.adapter.support import Stage, environment, oss_config
 from tests.support import oracle
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.ledger_file]  # it starts processes
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_S = 300.0
 """Longer than the two minutes for which a round looks for a write that was cut off and that Mem0 has replaced since."""

@@ -178,6 +178,7 @@ if child:
 """
 
 
+@pytest.mark.ledger_file  # it starts a process
 @pytest.mark.parametrize(
     "text", [CLOSED, FORGETFUL, COLLECTED, FORKING], ids=["closed", "never closed", "collected", "forking"]
 )

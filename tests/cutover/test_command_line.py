@@ -26,7 +26,7 @@ from tests.support import output
 from tests.support.command import command
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.ledger_file]  # it names its states
 
 
 @dataclass

@@ -28,7 +28,7 @@ from tests.support.command import command
 from tests.support.proxy import Fault, Proxy, Seen, misbehaving
 from tests.support.waiting import PATIENCE_S, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.ledger_file]  # it starts processes
 ROOT = Path(__file__).parent.parent.parent
 
 

@@ -265,7 +265,8 @@ def readers(operator: Operator) -> Iterator[list[tuple[float, int]]]:
     stop = threading.Event()
 
     def read() -> None:
-        reader = RoutingReader(operator.scene.state, now=lambda: operator.scene.time.moment.timestamp())
+        store = store_at(operator.scene.state)
+        reader = RoutingReader(store.folder or store, now=lambda: operator.scene.time.moment.timestamp())
         while not stop.is_set():
             routing, now = reader.current(), operator.scene.time.moment.timestamp()
             seen.append((time.monotonic(), sum(routing.route(user_id=each, now=now) == "spectron" for each in USERS)))
