@@ -83,6 +83,7 @@ class World:
         (self.folder / "spectron-migrate.yaml").write_text(
             "version: 1\nmem0: {oss: {config: mem0.yaml}}\nmetrics: {textfile: metrics/spectron.prom}\n"
             "verify: {reports: [reports/v.html, reports/v.json]}\ncutover: {settle: 1s}\n"
+            "spectron: {timeout: 5s}\n"  # an erase that was cut off is outlasted for so long
         )
         for line in before:
             if line == "(lose the ledger)":
