@@ -113,8 +113,8 @@ class _BatchRecovery:
                 return await stop_older_ledger(self._run, self._batch.facts), []
             if isinstance(result, OtherBody):
                 return await self._settle_known_key(result)
-            if isinstance(result, Refused) and result.may_be_of_session and self._batch.facts[0].position:
-                return SendOutcome.SESSION_ENDED, []  # the session took others before
+            if isinstance(result, Refused) and result.may_be_of_session and self._may_leave():
+                return SendOutcome.SESSION_ENDED, []
             if isinstance(result, Refused) or self._is_poisonous(result):
                 return await self._refuse_or_halve(result)
             if self._is_hopeless():
@@ -286,6 +286,14 @@ class _BatchRecovery:
         await self._run.writer.durable(refuse)
         self._run.note_refusal(facts, result.status if isinstance(result, Refused) else None)
         self._run.count_decided(len(facts))
+
+    def _may_leave(self) -> bool:
+        """Whether a refusal may be the session's fault: it took others before, and these have not left one already.
+
+        Halves of a batch that was refused come after it in its session, so their place alone says little.
+        """
+        first = self._batch.facts[0]
+        return bool(first.position) and not self._run.ended_sessions[first.id]
 
     def _is_poisonous(self, result: SentBatchResult | None) -> bool:
         """Whether the server keeps ending this batch with an error while it accepts others."""

@@ -15,13 +15,15 @@ from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import counted, name_first
 from spectron_migrate.spectron.api import SpectronApi, UnknownSession
 from spectron_migrate.spectron.grants import Me, require_grant
-from spectron_migrate.spectron.rows import ScopeNode
+from spectron_migrate.spectron.rows import ScopeNode, Turn
 from spectron_migrate.spectron.scopes import ancestors
 
 SESSIONS_ASKED = 5
 """Sessions that may have ended before the server counts as another one."""
 ALWAYS_ASKED = 2
 """That of the turn that was planned last, and the newest: several workers may write to others after it was opened."""
+LAG_S = 8.0
+"""For so long a listing that lacks turns is asked for again: that is no hanging."""
 
 
 async def check_server(
@@ -217,15 +219,24 @@ class _Answer:
 
 async def _ask_session(api: SpectronApi, server_id: str, claimed: set[str]) -> _Answer:
     any_claimed = bool(claimed)
+    listed: set[str] | None = None
+
+    def is_whole(turns: Sequence[Turn]) -> bool:
+        nonlocal listed
+        listed = {turn.id for turn in turns}
+        return claimed <= listed
+
     try:
-        async with asyncio.timeout(api.timeout_s):
-            listed = await api.turns(server_id, shows=lambda turns: claimed <= {turn.id for turn in turns})
+        async with asyncio.timeout(api.timeout_s + LAG_S):
+            await api.turns(server_id, shows=is_whole)
     except UnknownSession as error:
         return _Answer(any_claimed, error.message)
-    except (TimeoutError, Unreachable) as error:
-        why = getattr(error, "message", "") or f"Spectron at {api.endpoint} does not list session {server_id}"
-        return _Answer(any_claimed, why, hangs=True)
-    lacking = claimed - {turn.id for turn in listed}
+    except Unreachable as error:
+        return _Answer(any_claimed, error.message, hangs=True)
+    except TimeoutError:
+        if listed is None:  # else it answers, and what it lists counts
+            return _Answer(any_claimed, f"Spectron at {api.endpoint} does not list session {server_id}", hangs=True)
+    lacking = claimed - (listed or set())
     if not lacking:
         return _Answer(any_claimed)
     problem = f"{len(lacking):,} of {counted(len(claimed), 'turn')} of session {server_id} not listed"

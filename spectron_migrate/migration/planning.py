@@ -170,7 +170,8 @@ def _unchanged_plan(
     if last is None:
         return None
     number = plan.keep_scan(ledger, scan)
-    if deletions and dump.complete and dump.whole:
+    # A scan of some users says nothing of the others, although the dump was read whole before.
+    if deletions and dump.complete and dump.whole and not dump.manifest.filters:
         _tombstone_unseen_captures(merge_into(last[0]), ledger, dump)
         if plan.follows_another_dump(ledger, number):
             _tombstone_unseen(merge_into(last[0]), ledger, dump)

@@ -196,6 +196,25 @@ def test_one_refused_memory_does_not_keep_the_others_of_its_batch_out(
     )
 
 
+@pytest.mark.parametrize("number", [0, 13, 31])
+def test_a_memory_whose_refusal_speaks_of_a_session_is_refused_and_holds_nothing(
+    spectron: RunningServer, user: str, tmp_path: Path, number: int
+) -> None:
+    """A server may repeat the request in its refusal, with the name of the session."""
+    dump = write_raw(tmp_path / "all.json", [memory(each, user) for each in range(40)])
+
+    def refuse(seen: Seen) -> Fault:
+        bad = is_batch(seen) and f'"{user} remembers thing number {number}"'.encode() in seen.body
+        return refusing(422, 'not this one: {"session_id": "s1", "messages": []}') if bad else "none"
+
+    with misbehaving(spectron.base_url, refuse) as proxy:
+        summary = replay_in_no_time(
+            spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping_file(tmp_path, BATCH)
+        )
+    assert (39, 1, 0) == (summary.written, summary.refused, summary.in_doubt)
+    assert [f"{user}-{number:04d}"] == [row["id"] for row in summary.reasons]
+
+
 def test_a_batch_that_a_dead_process_sent_is_decided_before_anything_else(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:

@@ -278,6 +278,22 @@ def test_a_hanging_listing_of_the_session_that_was_planned_last_holds_only_its_u
         assert 1 == replay(spectron, tmp_path / "state", [more], endpoint=gate.base_url).written
 
 
+def test_a_restored_server_is_refused_however_short_a_listing_is_waited_for(
+    user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session that lacks a turn is listed, again and again: it does not hang."""
+    rows = [memory(number, f"{user}{letter}") for letter in "ab" for number in range(3)]
+    state, data = tmp_path / "state", tmp_path / "data"
+    with server_here(data, context="tests") as server:
+        replay(server, state, [write_raw(tmp_path / "all.json", rows)])
+    shutil.copytree(data, tmp_path / "backup")
+    with server_here(data, context="tests") as server:
+        replay(server, state, [write_raw(tmp_path / "all.json", [*rows, memory(3, f"{user}a")])])
+    short_limits(monkeypatch, 1)
+    with server_here(tmp_path / "backup", context="tests") as server, pytest.raises(WrongLedger, match="1 of 4 turns"):
+        replay(server, state, [tmp_path / "all.json"], sleep=asyncio.sleep)
+
+
 def test_where_no_session_is_listed_nobody_knows_the_server_and_nothing_is_sent(
     spectron: RunningServer,
     user: str,

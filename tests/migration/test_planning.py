@@ -10,6 +10,8 @@ import pytest
 
 from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import InputError
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read.memories import last_version
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Filters, NullReporter
@@ -191,6 +193,21 @@ def test_a_memory_seen_again_by_a_scan_of_its_user_alone_is_planned(
     summary = replay(spectron, tmp_path / "state", [dump])
     assert {} == summary.skipped_by_reason
     assert ["came back", "kept"] == sorted(turn.content for turn in turns_of(spectron, a))
+
+
+def test_a_scan_of_one_user_says_nothing_of_what_another_dump_showed_of_others(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    """When the dump was read whole, nobody else had a memory."""
+    first, other = mem0_row(f"{user}a", 1, "of the first"), mem0_row(f"{user}b", 1, "of another")
+    complete_scan(tmp_path / "dump", [first], TODAY - timedelta(days=4))
+    replay(spectron, tmp_path / "state", [complete_scan(tmp_path / "whole", [first, other], TODAY - timedelta(days=3))])
+    only_a = frozenset([f"{user}a"])
+    replay(spectron, tmp_path / "state", [complete_scan(tmp_path / "dump", [first, other], TODAY, users=only_a)])
+    with Ledger.open_for_reading(tmp_path / "state") as ledger:
+        known = last_version(ledger, other.id)
+    assert known is not None
+    assert known.tombstoned_at is None
 
 
 def moved(folder: Path) -> Path:

@@ -148,5 +148,7 @@ def _connect(store: VectorStore) -> pymysql.Connection[Any]:
         connect_timeout=15,
         read_timeout=300,
         autocommit=True,
+        # At any other level, which a server may have by default, `BEGIN` takes no snapshot.
+        init_command="SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
         **tls,
     )

@@ -113,6 +113,25 @@ def test_what_is_written_while_all_is_read_is_found_by_the_next_round(table: Mar
         assert texts_after(texts, changed_at(changes, NOW)) == read(table)[0]
 
 
+def test_a_server_whose_transactions_take_no_snapshot_by_default_is_followed_as_well(table: MariaDb) -> None:
+    fill(table, 2500)
+    table._do("SET GLOBAL TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    try:
+        with open_oss(table.config(), now=NOW) as reader:
+            texts = {}
+            for number, row in enumerate(reader.rows()):
+                assert isinstance(row, Memory)
+                texts[row.id] = row.memory
+                if number == 1200:
+                    put(table, {uuid(3): "behind the reading"})
+            changes = reader.changes()
+        assert changes is not None
+        with closing(changes):
+            assert texts_after(texts, changed_at(changes, NOW)) == read(table)[0]
+    finally:
+        table._do("SET GLOBAL TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+
+
 def test_two_rows_that_exchange_their_payloads_are_found(table: MariaDb) -> None:
     fill(table, 50)
     texts, changes = followed(table)
