@@ -38,7 +38,7 @@ def connect_writer(
 ) -> PostgresDatabase:
     """A connection that may hold locks and whose commits are counted; call `tables.make_schema` before the first.
 
-    Raises InputError too for a pooler in transaction mode.
+    Raises InputError too for a replica, and for a pooler in transaction mode.
     """
     from spectron_migrate.database.session_locks import check_session
 
@@ -48,12 +48,19 @@ def connect_writer(
     database = again()
     try:
         database.execute(_FREE_SOON)
+        _refuse_replica(database)
         check_session(database, again)
         database.count_commits(secrets.token_hex(8))
     except BaseException:
         database.close()
         raise
     return database
+
+
+def _refuse_replica(database: PostgresDatabase) -> None:
+    """It may lag, also for those who only look: they would not learn in time that a cutover is complete."""
+    if database.execute("SHOW transaction_read_only").fetchone()[0] == "on":
+        raise InputError(f"{database.location} is read-only", hint="name the primary server, not a replica of it")
 
 
 def reconnect(

@@ -163,6 +163,14 @@ def test_a_read_only_server_is_refused(database: PostgresDatabase) -> None:
         db.execute("INSERT INTO note(word) VALUES ('one')")
 
 
+def test_a_read_only_server_is_refused_before_anything_is_read_there(database: PostgresDatabase) -> None:
+    """A replica may lag: whoever read the routing there would go on as before a cutover was complete."""
+    location = database.location
+    replica = replace(location, url=f"{location.url}&options=-c%20default_transaction_read_only%3Don")
+    with pytest.raises(InputError, match=r"is read-only"):
+        connect_writer(replica)
+
+
 def test_a_connection_that_the_server_ended_is_noticed(database: PostgresDatabase, postgres: str) -> None:
     with closing(connect(parse_location(postgres))) as owner:
         owner.execute("SELECT pg_terminate_backend(?::int)", (database.driver_pid,)).fetchone()
