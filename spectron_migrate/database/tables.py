@@ -40,8 +40,7 @@ def drop_schema(database: PostgresDatabase) -> None:
         db.execute("SELECT pg_advisory_xact_lock(?)", (lock_key(schema, "tables"),))
         if not database.made_schema or db.execute("SELECT 1 FROM format").fetchone() is not None:
             return
-    database.count_commits(None)
-    with database.transaction() as db:
+        database.count_commits(None)  # the table of the counts goes, too
         db.execute(f'DROP SCHEMA "{schema}" CASCADE')
 
 

@@ -14,7 +14,7 @@ from spectron_migrate.database.opening import connect, connect_writer, reconnect
 from spectron_migrate.database.pages import pages
 from spectron_migrate.database.postgres import PostgresDatabase
 from spectron_migrate.database.session_locks import check_session, lock_key, try_lock, unlock
-from spectron_migrate.database.tables import format_of, make_schema, make_tables
+from spectron_migrate.database.tables import drop_schema, format_of, make_schema, make_tables
 from spectron_migrate.errors import InputError, KeyRefused, Unreachable
 from tests.support.waiting import wait_until
 
@@ -120,6 +120,25 @@ def test_two_processes_make_the_tables_once(database: PostgresDatabase) -> None:
     assert 1 == format_of(database, "notes")
     with pytest.raises(InputError, match=r"the notes in .* has format 1, this version reads format 2"):
         make_tables(database, "notes", TABLES, 2)
+
+
+def test_nobody_makes_tables_between_the_last_look_at_a_schema_and_its_end(
+    postgres_state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = parse_location(postgres_state)
+    stop = PostgresDatabase.count_commits
+    with closing(connect_writer(location)) as first, closing(connect(location)) as other:
+        make_schema(first)
+        free = []
+
+        def look(database: PostgresDatabase, holder: str | None) -> None:
+            free.append(try_lock(other, "tables"))
+            stop(database, holder)
+
+        monkeypatch.setattr(PostgresDatabase, "count_commits", look)
+        drop_schema(first)
+        assert [False] == free
+        assert other.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", (location.schema,)).fetchone() is None
 
 
 def test_a_schema_of_something_else_is_refused(database: PostgresDatabase) -> None:
