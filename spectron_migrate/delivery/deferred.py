@@ -71,6 +71,8 @@ class DeferredWork:
         self._not_before: dict[str, tuple[float, str]] = {}
         self._progress: dict[str, RecoveryProgress] = {}
         self._unsent_since: dict[str, float] = {}
+        self._unsent_before: dict[str, float] = {}
+        """What `_unsent_since` was before the last send."""
         self._in_flight: dict[str, tuple[bytes, asyncio.Future[Any]]] = {}
 
     def begin_run(self) -> None:
@@ -109,12 +111,24 @@ class DeferredWork:
 
     def note_send(self, key: str) -> None:
         """The key is being sent now."""
-        self._unsent_since.pop(key, None)
+        since = self._unsent_since.pop(key, None)
+        self._unsent_before.pop(key, None)
+        if since is not None:
+            self._unsent_before[key] = since
         self.keys.note_send(key)
+
+    def note_refused(self, key: str) -> None:
+        """The last send is answered, so only earlier ones may be on their way: their time counts on.
+
+        Else a round that defers it would begin to wait anew each time.
+        """
+        since = self._unsent_before.pop(key, None)
+        if since is not None:
+            self._unsent_since.setdefault(key, since)
 
     def forget(self, key: str) -> None:
         """The write is decided, or recovery gave up on it: a later one begins anew."""
-        for kept in (self._not_before, self._progress, self._unsent_since, self._in_flight):
+        for kept in (self._not_before, self._progress, self._unsent_since, self._unsent_before, self._in_flight):
             kept.pop(key, None)
         self.keys.forget(key)
 

@@ -28,6 +28,7 @@ from spectron_migrate.spectron.answers import (
     KeyNotHeld,
     KeyRejected,
     OtherBody,
+    Refused,
     RetryLater,
     ScopeRejected,
     WriteResult,
@@ -347,6 +348,8 @@ class Run:
             self.halt("key", result.reason)
         if isinstance(intent, KeyQuestion):
             return
+        if isinstance(result, Refused):
+            self.deferred.note_refused(intent.key)
         if isinstance(result, ScopeRejected):
             self.stopped_scopes[intent.session.selector] = result.reason
         if not isinstance(result, Doubt | InFlight | OtherBody):

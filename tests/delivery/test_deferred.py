@@ -236,6 +236,31 @@ def test_followers_keep_readers_of_everybody_else_on_spectron(two: Two) -> None:
     assert [] == two.wrong()
 
 
+@pytest.mark.parametrize("first", ["cut_before", "none"])
+@pytest.mark.parametrize("mapping", ["", NONE, BATCH])
+def test_a_session_that_is_closed_to_writes_is_left_although_no_round_waits_for_long(
+    two: Two, tmp_path: Path, mapping: str, first: Fault
+) -> None:
+    two.scene.mapping = mapping_file(tmp_path, mapping)
+    rounds = two.scene.rounds()
+    two.put("bob 0", "bob")
+    two.scene.round(rounds)
+    [closed] = {turn.session for turn in turns_of(two.scene.server, "bob")}
+
+    def refuse(seen: Seen) -> Fault:
+        is_first = len(two.played) == 1 and first != "none"
+        return first if is_first else refusing(404, "it is closed") if closed.encode() in seen.body else "none"
+
+    two.fault = refuse
+    two.put("bob 1", "bob")
+    for _ in range(40):
+        two.scene.round(rounds)
+        two.scene.time.pass_(10)
+    assert ["bob 0", "bob 1"] == two.texts("bob")
+    # What Spectron refused goes again in another session.
+    assert [] == [wrong for wrong in two.wrong() if not wrong.startswith("I10")]
+
+
 # -- requests without an answer -----------------------------------------------------------------------------
 
 
