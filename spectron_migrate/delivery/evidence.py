@@ -100,8 +100,9 @@ async def left_a_turn(run: Run, fact: IntendedFact) -> bool:
         lambda ledger: sending.claimed_turns(ledger, session) | sending.residue_turns(ledger, session)
     )
     try:
-        listed = await run.api.turns(fact.session.server_id)
-    except MigrateError:
+        async with asyncio.timeout(run.deferred.listing_limit_s):
+            listed = await run.api.turns(fact.session.server_id)
+    except (MigrateError, TimeoutError):
         return False
     return any(turn.id not in known and has_text_of(turn, fact) for turn in listed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -368,6 +369,18 @@ def test_throttled_users_do_not_delay_others_in_the_next_round(two: Two) -> None
     assert ["ann 0", "ann 1", "ann 2"] == two.texts("ann")
     assert frozenset(f"bob{number}" for number in range(6)) == done.behind
     assert [] == two.watch.wrong
+
+
+def test_a_round_does_not_wait_for_the_listing_after_a_refusal(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deferred, "LISTING_LIMIT_S", 0.3)
+    two.fault = refusing(422, "not this one")
+    two.proxy.shut = lambda seen: seen.path.endswith("/turns")
+    two.put("bob 0", "bob")
+    two.put("ann 0", "ann")
+    began = time.monotonic()
+    done = two.scene.round()
+    assert time.monotonic() - began < 10
+    assert (1, 1) == (done.written, done.refused)
 
 
 def test_a_hanging_listing_holds_only_its_user(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
