@@ -53,6 +53,9 @@ def command(
 ) -> int:
     """Remove what a replay wrote to a scope, where nothing else is stored there.
 
+    It refuses a scope with 50 passages (pieces of text) or more. It refuses every scope while `replay --follow` runs,
+    during a cutover until `cutover abort`, and for good once a read was shifted to Spectron.
+
     Afterwards its memories are planned again: the next replay writes them again.
 
     \b

@@ -44,14 +44,16 @@ def command(
     ] = None,
     mapping: MappingOption = None,
     keep: Annotated[
-        Path | None, typer.Option("--keep", help="Keep everything in this directory.", metavar="DIR")
+        Path | None,
+        typer.Option("--keep", help="Keep everything in this directory, which must be new or empty.", metavar="DIR"),
     ] = None,
 ) -> int:
-    """Run the whole migration against a local Spectron: needs no key, no server, no network.
+    """Run the whole migration against a local Spectron.
 
-    Without an option it makes a small, real Mem0 store to migrate. It reads no settings file and no SPECTRON_*
-    variable, and writes only to a local Spectron of its own. The exit code depends on integrity, order and
-    isolation; recall is shown and does not count.
+    Without an option it makes a small, real Mem0 store to migrate, and needs no key, no server and no network. With
+    --mem0-config it reads your Mem0, changes nothing there, and sends texts only to that Mem0's own embedder (and
+    reranker). It reads no settings file and no SPECTRON_* variable, and writes only to a local Spectron of its own.
+    The exit code depends on integrity, order and isolation; recall is shown and does not count.
 
     \b
     Example: spectron-migrate rehearse
