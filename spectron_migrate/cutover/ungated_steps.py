@@ -19,7 +19,7 @@ from spectron_migrate.state import processes
 from spectron_migrate.state.cutover_state import CutoverState, Step
 from spectron_migrate.state.journal import StepConflict, record_step
 from spectron_migrate.state.routing import CatchUp
-from spectron_migrate.state.store import StateStore
+from spectron_migrate.state.store import StateStore, store_at
 
 PROCESSES_PATIENCE_S = 30.0
 PROCESSES_POLL_S = 0.2
@@ -110,11 +110,14 @@ def shift_back(store: Path | StateStore, step: Step, *, reporter: Reporter) -> S
 
 
 def _refuse_other_hosts(store: Path | StateStore) -> None:
+    if store_at(store).folder is None:
+        return  # in a database the outbox takes the calls of all hosts
     others = processes.read_processes(store).other_hosts(socket.gethostname())
     if others:
         raise InputError(
             f"`cutover.catch_up` is outbox, but processes on {', '.join(others)} use {store} too",
-            hint="an outbox belongs to one host; with `follow` any number of hosts may write",
+            hint="an outbox in a directory belongs to one host; with the state in Postgres, or with `follow`, any"
+            " number of hosts may write",
         )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from spectron_migrate.cutover import ungated_steps
+from spectron_migrate.database.location import parse_location
 from spectron_migrate.errors import ExitCode, InputError, MigrateError, NotConfirmed, NotLegal
 from spectron_migrate.records import NullReporter
 from spectron_migrate.state import processes
@@ -49,6 +50,16 @@ def test_outbox_is_refused_if_processes_on_another_host_use_the_state_directory(
     with pytest.raises(InputError, match="another-host"):
         ungated_steps.start(state, operator.migration, "outbox", **operator.signature)
     own.close()
+
+
+def test_an_outbox_in_postgres_is_that_of_processes_on_any_host(operator: Operator, postgres_state: str) -> None:
+    state = store_at(parse_location(postgres_state))
+    own = processes.OwnFile(state)
+    own.write(replace(process_status(own, "another-host"), epoch=1))
+    result = ungated_steps.start(state, operator.migration, "outbox", **operator.signature)
+    assert "outbox" == result.state.catch_up
+    own.close()
+    state.close()
 
 
 def test_a_start_by_outbox_waits_until_every_process_captures_its_writes(operator: Operator) -> None:
