@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spectron_migrate.records import Memory, canonical_json, digest, format_time, order_key, parse_time, same_text
+
+pytestmark = pytest.mark.slow
 
 MOMENTS = st.datetimes(min_value=datetime(1, 1, 3), max_value=datetime(9999, 12, 28)).map(
     lambda moment: moment.replace(tzinfo=UTC)

@@ -18,6 +18,8 @@ from tests.support.command import command
 from tests.support.ledgers import OF_MEMORY
 from tests.support.spectron import memory, replay, write_raw
 
+pytestmark = pytest.mark.slow
+
 
 def offered(folder: Path, *words: str) -> list[str]:
     """What bash offers after these words; the last one is incomplete."""

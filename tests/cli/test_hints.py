@@ -14,6 +14,8 @@ import typer
 
 from spectron_migrate.cli.app import build_app
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(__file__).parents[2] / "spectron_migrate"
 PROGRAM: Any = typer.main.get_command(build_app())
 COMMANDS = {

@@ -15,6 +15,8 @@ from spectron_migrate.state.store import store_at
 from tests.cutover.support import Operator
 from tests.support.scene import Scene
 
+pytestmark = pytest.mark.slow
+
 
 def report_of(scene: Scene) -> str:
     written = store_at(scene.state).read(REPORT)

@@ -17,6 +17,8 @@ from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import NONE, expected_texts, forged, is_write, mapping_file, replay_in_no_time, texts
 from tests.support.spectron import memory, write_raw
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("fault", ["500_after_released", "cut_after_released", "500_after_stuck", "cut_after"])
 def test_a_text_whose_turn_is_there_is_not_sent_again_also_where_its_key_was_forgotten(

@@ -18,6 +18,8 @@ from tests.support.proxy import CannedAnswer, Fault, Seen, misbehaving, refusing
 from tests.support.replaying import expected_texts, forged, mapping_file, replay_in_no_time, texts
 from tests.support.spectron import memory, register_scope, replay, turns_of, write_raw
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_takes_sessions_of_its_own_and_none_is_larger_than_the_mapping_says(
     spectron: RunningServer, user: str, tmp_path: Path

@@ -15,6 +15,8 @@ from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import mapping_file, replay_in_no_time
 from tests.support.spectron import memory, replay, turns_of, write_raw
 
+pytestmark = pytest.mark.slow
+
 SHORT_SESSIONS = "infer: none\nsession: {by: run_id, size: 5}\n"
 
 

@@ -20,6 +20,8 @@ from spectron_migrate.errors import InputError, LedgerLocked
 from spectron_migrate.records import Memory, Skipped
 from tests.support.dumping import SOURCE, START, memory, scan
 
+pytestmark = pytest.mark.slow
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

@@ -17,6 +17,8 @@ import pytest
 from spectron_migrate.files.scratch import PREFIX, Scratch, sweep
 from tests.mem0.conftest import DATA
 
+pytestmark = pytest.mark.slow
+
 SECRET = "Ada's diagnosis is known to nobody"
 Start = Callable[[str], subprocess.Popen[bytes]]
 

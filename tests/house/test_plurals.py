@@ -7,6 +7,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(__file__).parents[2] / "spectron_migrate"
 NOUNS = (
     "memories|turns|scopes|sessions|users|rows|requests|processes|gates|shards|queries|questions|files|ids|texts"

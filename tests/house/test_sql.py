@@ -11,6 +11,8 @@ import pytest
 
 from spectron_migrate.ledger.schema import DDL
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(__file__).parents[2] / "spectron_migrate"
 TABLES = re.findall(r"CREATE (?:TABLE|VIEW) (\w+)", DDL)
 OF_OTHERS = {

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectron_migrate.init.texts import Owners, mapping_text, settings_text
 from spectron_migrate.mapping.load import DEFAULT_MAPPING, parse_mapping
 from spectron_migrate.records import Memory
+
+pytestmark = pytest.mark.slow
 
 _RULES = [("user_id", "agent_id"), ("user_id",), ("agent_id",), ("app_id",), ("run_id",)]
 OWNER_IDS = st.fixed_dictionaries(

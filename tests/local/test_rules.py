@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from spectron_migrate.local.extract import Extraction
 from spectron_migrate.local.rules import RuleExtractor
 
+pytestmark = pytest.mark.slow
+
 
 def read(text: str, role: str = "user") -> Extraction:
     return asyncio.run(RuleExtractor().extract([(role, text)], lambda: ()))

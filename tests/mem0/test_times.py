@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from spectron_migrate.mem0.times import utc_time
 from spectron_migrate.records import format_time
 
+pytestmark = pytest.mark.slow
+
 SECONDS = st.datetimes(datetime(1999, 1, 1), datetime(2101, 1, 1)).map(lambda one: one.replace(microsecond=0))
 ZONES = st.integers(-12 * 4, 14 * 4).map(lambda quarters: timezone(timedelta(minutes=15 * quarters)))
 SPELLINGS = [

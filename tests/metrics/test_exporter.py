@@ -28,6 +28,8 @@ from tests.support.command import command
 from tests.support.spectron import memory, write_raw
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 

@@ -26,6 +26,8 @@ from spectron_migrate.state.call_log import (
 from spectron_migrate.state.outbox import OtherHost, Outbox, OutboxBatch, claim_host
 from spectron_migrate.state.store import StateStore
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 ALICE = CallSubject(("alice",))
 

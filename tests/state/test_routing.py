@@ -37,6 +37,8 @@ from spectron_migrate.state.routing import (
 from spectron_migrate.state.routing_reader import TRUSTED_S, RoutingReader
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = json.loads((Path(__file__).parents[2] / "configs" / "routing.schema.json").read_text("utf-8"))
 NOW = 1_800_000_000.0
 HALF = Routing(

@@ -17,6 +17,8 @@ from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import WordSearch, answer_to, gate_named, tampering, verify
 
+pytestmark = pytest.mark.slow
+
 BEES = "Prefers vegetarian food"
 TEXTS = [BEES, *(f"Keeps geese number {number} in yard {number}" for number in range(5))]
 SHORT = "version: 1\ncategory: context\nrules:\n  - {when: {user_id: '*'}, scope: {user: '{user_id}'}}\n"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
@@ -13,6 +15,8 @@ from spectron_migrate.verify.options import VerifyOptions
 from tests.support.ledgers import facts_of
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import FILLED_TEXTS, Filled, failed_gates, named_findings, tampering, verify
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_removed_memory_is_named_missing(filled: Filled) -> None:

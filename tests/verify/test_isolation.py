@@ -7,6 +7,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
+
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.spectron.api import SpectronApi
@@ -15,6 +17,8 @@ from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.rewriting_proxy import rewriting_answers
 from tests.verify.support import failed_gates, named_findings, tampering, verify
+
+pytestmark = pytest.mark.slow
 
 SENTENCES = ("Prefers window seats on long flights", "Is training for the Lisbon marathon", "Keeps bees on the roof")
 

@@ -13,6 +13,8 @@ from spectron_migrate.quantiles import t_quantile
 from spectron_migrate.verify.intervals import paired_interval
 from spectron_migrate.verify.measures import ndcg_at_k, percentile, reciprocal_rank, success_at_k
 
+pytestmark = pytest.mark.slow
+
 ir_measures = pytest.importorskip("ir_measures", reason="ir-measures is not installed")
 pytrec_eval = pytest.importorskip("pytrec_eval", reason="pytrec-eval-terrier is not installed")
 stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")

@@ -7,12 +7,16 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.verify.isolation import ScopeReader
 from spectron_migrate.verify.other_lenses import OtherReaders
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.rewriting_proxy import rewriting_answers
 from tests.verify.support import FILLED_TEXTS, gate_named, verify
+
+pytestmark = pytest.mark.slow
 
 READERS = [ScopeReader(number, ((f"user/{number}",),), ((f"user/{number}",),)) for number in range(6)]
 

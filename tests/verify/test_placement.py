@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.verify.options import VerifyOptions
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.rewriting_proxy import rewriting_answers
 from tests.verify.support import FILLED_TEXTS, Filled, WordSearch, failed_gates, named_findings, tampering, verify
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_memory_in_another_scope_is_named_misplaced_and_a_leak(filled: Filled) -> None:

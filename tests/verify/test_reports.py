@@ -21,6 +21,8 @@ from spectron_migrate.verify.summary import VerifySummary
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import WordSearch, verify
 
+pytestmark = pytest.mark.slow
+
 SECRET = "PrivateSentenceAboutBees"
 HOSTILE = [
     f'{SECRET} [bold red]markup[/] <script>alert(1)</script> & "quotes" \'',

@@ -11,6 +11,8 @@ from tests.support.proxy import misbehaving
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import FILLED_TEXTS, Filled, failed_gates, named_findings, tampering, verify
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("links_too", [True, False])
 def test_an_older_fact_that_superseded_a_newer_one_is_named(filled: Filled, *, links_too: bool) -> None:

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from spectron_migrate.mem0.formats.files import FilesReader
 from tests.mem0.conftest import NOW
 
+pytestmark = pytest.mark.slow
+
 
 def rows(user: str, *numbers: int) -> list[dict[str, Any]]:
     return [{"id": f"{user}-{number}", "memory": f"note {number}", "user_id": user} for number in numbers]

@@ -18,6 +18,8 @@ from spectron_migrate.mem0.stores.history import history_path
 from spectron_migrate.mem0.stores.oss_config import PROVIDERS, mem0_source_info, read_mem0_config, vector_store
 from spectron_migrate.mem0.stores.store_settings import SETTINGS
 
+pytestmark = pytest.mark.slow
+
 QDRANT = {"provider": "qdrant", "config": {"url": "http://db:6333", "collectionName": "household"}}
 
 

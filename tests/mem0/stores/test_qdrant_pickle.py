@@ -18,6 +18,8 @@ from spectron_migrate.mem0.stores import qdrant_pickle
 from spectron_migrate.mem0.stores.qdrant_pickle import UnexpectedClass, read_point
 from tests.mem0.qdrant_points import point, uuid
 
+pytestmark = pytest.mark.slow
+
 TIME = datetime(2026, 1, 1, tzinfo=UTC)
 VALUES = st.recursive(
     st.none()
