@@ -150,18 +150,6 @@ class Workers:
         """Ask Postgres for an answer; raises Unreachable."""
         self._database.execute("SELECT 1").fetchone()
 
-    def is_the_last(self) -> bool:
-        """Whether no other process delivers now."""
-        if not session_locks.try_lock(self._database, _PLANNER):
-            return False
-        try:
-            if not session_locks.try_lock(self._database, WRITER):
-                return False
-            session_locks.unlock(self._database, WRITER)
-        finally:
-            session_locks.unlock(self._database, _PLANNER)
-        return True
-
     # -- limits -------------------------------------------------------------------------------------------
 
     def take_sends(self, wanted: int) -> int:

@@ -15,7 +15,7 @@ from spectron_migrate.local.faults import Fault as Stored
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay_options import ReplayOptions
 from tests.support.proxy import CannedAnswer, Fault, Seen, misbehaving, refusing
-from tests.support.replaying import expected_texts, forged, mapping_file, replay_in_no_time, texts
+from tests.support.replaying import expected_texts, forged, mapping_file, one_session_for_all, replay_in_no_time, texts
 from tests.support.spectron import memory, register_scope, replay, turns_of, write_raw
 
 pytestmark = pytest.mark.slow
@@ -180,16 +180,7 @@ def test_a_server_that_gives_one_session_twice_ends_the_run(
     spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(12)])
-    first: list[str] = []
-
-    def get_or_create(seen: Seen, body: bytes) -> bytes | None:
-        if seen.method != "POST" or not seen.path.endswith("/sessions"):
-            return None
-        answer = json.loads(body)
-        first.append(answer["id"])
-        return json.dumps({**answer, "id": first[0]}).encode()
-
-    forged(monkeypatch, get_or_create)
+    one_session_for_all(monkeypatch)
     with misbehaving(spectron.base_url) as proxy, pytest.raises(NotLegal, match="opened before"):
         replay_in_no_time(
             spectron,
@@ -219,13 +210,7 @@ def test_what_others_said_in_an_older_session_that_the_server_gives_is_not_taken
     with sqlite3.connect(spectron.database) as db:
         db.execute("UPDATE turn SET created_at = '2026-01-01T00:00:00Z' WHERE session = ?", (older[0],))
     db.close()
-
-    def get_or_create(seen: Seen, body: bytes) -> bytes | None:
-        if seen.method != "POST" or not seen.path.endswith("/sessions"):
-            return None
-        return json.dumps({**json.loads(body), "id": older[0]}).encode()
-
-    forged(monkeypatch, get_or_create)
+    one_session_for_all(monkeypatch, older[0])
     dump = write_raw(tmp_path / "all.json", [memory(0, user)])
     faults = iter(["cut_before"])
     with misbehaving(spectron.base_url, lambda seen: next(faults, "none") if seen.writes_fact else "none") as proxy:

@@ -18,7 +18,7 @@ from spectron_migrate.errors import InputError, KeyRefused, NotLegal, Unreachabl
 from spectron_migrate.local.faults import Fault as Stored
 from spectron_migrate.local.testing import RunningServer, running_server
 from tests.support.proxy import CannedAnswer, Fault, Seen, misbehaving
-from tests.support.replaying import forged
+from tests.support.replaying import forged, one_session_for_all
 from tests.support.spectron import turns_of
 
 pytestmark = pytest.mark.slow
@@ -375,25 +375,17 @@ def test_an_equal_text_in_an_older_session_that_the_server_gives_again_is_not_ta
     spectron: RunningServer, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some servers answer with the session of a scope that is there: what was said there before is no receipt."""
-    first: list[str] = []
-
-    def get_or_create(seen: Seen, body: bytes) -> bytes | None:
-        if seen.method != "POST" or not seen.path.endswith("/sessions"):
-            return None
-        answer = json.loads(body)
-        first.append(answer["id"])
-        return json.dumps({**answer, "id": first[0]}).encode()
 
     async def say(text: str) -> None:
         async with client(spectron, base_url=proxy.base_url).sessions.create(scope={"user": user}) as session:
             await session.remember(text, infer="none")
 
-    forged(monkeypatch, get_or_create)
+    made = one_session_for_all(monkeypatch)
     with misbehaving(spectron.base_url) as proxy:
         run(lambda: say("likes tea"))
         run(lambda: say("hates tea"))
         with sqlite3.connect(spectron.database) as db:
-            db.execute("UPDATE turn SET created_at = '2026-01-01T00:00:00Z' WHERE session = ?", (first[0],))
+            db.execute("UPDATE turn SET created_at = '2026-01-01T00:00:00Z' WHERE session = ?", (made[0],))
         db.close()
         faults = iter(["cut_before"])
         proxy.choose = lambda seen: next(faults, "none") if seen.writes_fact else "none"

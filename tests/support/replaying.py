@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -161,6 +162,24 @@ async def nap(_: float) -> None:
 def forged(monkeypatch: pytest.MonkeyPatch, change: Callable[[Seen, bytes], bytes | None]) -> None:
     """Answers of the server, changed on their way by `change(request, answer body) -> body or None`."""
     monkeypatch.setattr(Proxy, "change", lambda _, seen, body: change(seen, body))
+
+
+def one_session_for_all(monkeypatch: pytest.MonkeyPatch, older: str | None = None) -> list[str]:
+    """Every `POST /sessions` is answered with the older session, or with the first that is made.
+
+    Returns the ids of the older session and of those that the server makes, as they come.
+    """
+    made = [older] if older is not None else []
+
+    def get_or_create(seen: Seen, body: bytes) -> bytes | None:
+        if seen.method != "POST" or not seen.path.endswith("/sessions"):
+            return None
+        answer = json.loads(body)
+        made.append(answer["id"])
+        return json.dumps({**answer, "id": made[0]}).encode()
+
+    forged(monkeypatch, get_or_create)
+    return made
 
 
 def without_evidence(fault: str) -> Callable[[Seen], Fault]:
