@@ -28,12 +28,17 @@ def test_every_command_of_the_page_does_what_it_says(
     monkeypatch.setenv("SPECTRON_ENDPOINT", spectron.base_url)
     Path("spectron-migrate.yaml").write_text("version: 1\nmem0: {files: [all.json]}\n")
     write_raw(Path("all.json"), [memory(number, user) for number in range(6)])
-    commands = [shlex.split(each.command.replace(DATABASE, postgres_state))[1:] for each in shown(PAGE)]
-    begin, move, back, backup, adopt = [commands[:2], commands[2:4], commands[4], commands[5], commands[6]]
+    commands = [shlex.split(each.command.replace(DATABASE, postgres_state)) for each in shown(PAGE)]
+    (export, named), programs = commands[0], [words[1:] for words in commands[1:]]
+    assert ("export", f"SPECTRON_MIGRATE_STATE={postgres_state}") == (export, named)
+    begin, move, back, backup, adopt = [programs[:2], programs[2:4], programs[4], programs[5], programs[6]]
     assert 0 == run(begin[0])
     assert 8 == run(["replay", "--limit", "2"])  # a migration that was begun in a directory
-    for words in (*move, begin[1]):
+    for words in move:
         assert 0 == run(words)
+    with monkeypatch.context() as shell:
+        shell.setenv(*named.split("=", 1))
+        assert 0 == run(begin[1])
     assert expected_texts(user, 6) == texts(spectron, user)
     assert 0 == run(backup)
     assert 2 == run(["replay", "--state", "backup"])
@@ -42,4 +47,4 @@ def test_every_command_of_the_page_does_what_it_says(
     assert expected_texts(user, 6) == texts(spectron, user)
     with Ledger.open_for_reading(Path("state")) as ledger:
         assert ledger.migration() is not None
-    assert 7 == len(commands)
+    assert 7 == len(programs)
