@@ -9,35 +9,15 @@ from __future__ import annotations
 import json
 
 from spectron_migrate.database.interface import ResultRow
-from spectron_migrate.fast_json import canonical
 from spectron_migrate.ledger import messages
-from spectron_migrate.ledger.bodies import infer_of, role_of
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.new_memories import (
-    FACT_COLUMNS,
-    INSERT_FACT,
-    INSERT_MEMORY,
-    INSERT_VERSION,
-    NewMemories,
-)
-from spectron_migrate.ledger.numbered import lane_number, selector_number
+from spectron_migrate.ledger.memory_rows import MemoryRows, record_of
+from spectron_migrate.ledger.new_memories import INSERT_FACT, INSERT_MEMORY, INSERT_VERSION, NewMemories
 from spectron_migrate.ledger.pending import note_pending
 from spectron_migrate.ledger.plan import LIVE, ScanRow, ScopeChange
-from spectron_migrate.ledger.read.erases import erased_times
 from spectron_migrate.ledger.recency import LastText, Recency, RecencyRule
 from spectron_migrate.ledger.schema import CARRIER, SENT
-from spectron_migrate.records import (
-    ENTITY_IDS,
-    NAMED,
-    Json,
-    Memory,
-    Placement,
-    Selector,
-    Skipped,
-    canonical_json,
-    digest,
-    order_key,
-)
+from spectron_migrate.records import ENTITY_IDS, NAMED, Memory, Placement, Skipped, canonical_json, digest
 
 REPLACED = "replaced"
 """Skipped because the ledger has a newer text of the same memory."""
@@ -48,8 +28,6 @@ _SENT_OF_IT = (
     f" WHERE version.mem0_id = ? AND carrier.state IN ({_SENT})"
 )
 """The facts that may have brought a memory to Spectron: its own, and those of messages that contain it."""
-_MOST_NUMBERS = 10_000
-"""How many numbers of lanes, and of selectors, are cached."""
 
 
 class Merge:
@@ -67,13 +45,8 @@ class Merge:
         self._db = ledger.db
         self._plan = plan
         self._scan = scan
-        self._migration = migration
         self._now = now
         self.scope_changes: list[ScopeChange] = []
-        # For a day the server may still know the keys of erased facts: it would replay their responses instead of
-        # writing.
-        erased = erased_times(ledger)
-        self._erased = (f"erased {erased}",) if erased else ()
         # A dump has each memory once, so an empty ledger needs no lookups. The outbox may have a memory several times.
         self._empty = scan.kind != LIVE and ledger.db.execute("SELECT 1 FROM memory").fetchone() is None
         self._scan_number = _scan_number(ledger, scan)
@@ -82,10 +55,8 @@ class Merge:
         """The first memories whose text is older than the ledger's."""
         self.waiting: list[Memory] = []
         """Memories that were captured after the scan began: the next scan decides."""
-        self._next_id = int(ledger.db.execute("SELECT coalesce(max(id), 0) + 1 FROM version").fetchone()[0])
+        self._rows = MemoryRows(ledger, plan, scan, self._scan_number, migration=migration, now=now)
         self._new = NewMemories(ledger.db)
-        self._lanes: dict[str, int] = {}
-        self._selectors: dict[Selector, int] = {}
 
     def add(
         self,
@@ -104,7 +75,7 @@ class Merge:
         """
         text_digest = digest(memory.memory)
         if self._empty:
-            self._new.add(self._memory_row(memory), *self._version_rows(memory, text_digest, placed, 1))
+            self._new.add(self._rows.of_memory(memory), *self._rows.of_version(memory, text_digest, placed, 1))
             return
         last = self._last(memory.id)
         if last is not None and not is_newer and self._is_gone(memory, last, seen_again):
@@ -161,7 +132,7 @@ class Merge:
         """False where a person said before that this text is the older one."""
         if self._scan_number is None:
             return False
-        return note_pending(self._db, memory.id, _record(memory), self._scan_number, last["number"], self._plan)
+        return note_pending(self._db, memory.id, record_of(memory), self._scan_number, last["number"], self._plan)
 
     def add_message(self, message: Memory, placed: Placement) -> None:
         """Plan a captured message, in place of the memories that Mem0 made of it; their records name the message."""
@@ -229,7 +200,7 @@ class Merge:
         """Whether a version may be in Spectron under another selector; then the memory is not written again."""
         moved = self._db.execute(
             f"SELECT carrier.selector {_SENT_OF_IT} AND carrier.selector != ? LIMIT 1",
-            (mem0_id, self._selector(placed.selector)),
+            (mem0_id, self._rows.selector(placed.selector)),
         ).fetchone()
         if moved is None:
             return False
@@ -250,7 +221,7 @@ class Merge:
     def _again(self, last: ResultRow, memory: Memory, placed: Placement | Skipped) -> None:
         message = last["message"]
         if message is not None:
-            selector = self._selector(placed.selector) if isinstance(placed, Placement) else None
+            selector = self._rows.selector(placed.selector) if isinstance(placed, Placement) else None
             messages.part(self._db, message, selector, self._plan)
         if message is not None and messages.is_on_its_way(self._db, message):
             messages.returned(self._db, message)
@@ -261,7 +232,7 @@ class Merge:
 
     def _replan(self, last: ResultRow, memory: Memory, placed: Placement | Skipped) -> None:
         """Plan the newest version again, by the present mapping: nothing of it is in Spectron."""
-        text, fact = self._rows(memory, last["digest"], placed, last["number"])
+        text, fact = self._rows.of_fact(memory, last["digest"], placed, last["number"])
         if last["state"] == "refused" and isinstance(placed, Placement):
             # A refused fact stays refused until somebody retries it, and keeps its key.
             fact.update(state="refused", reason=last["reason"], key=last["key"])
@@ -294,7 +265,7 @@ class Merge:
             " moved_from = excluded.moved_from, tombstoned_at = NULL, tombstoned_by = NULL"
             " WHERE ? = 1 OR coalesce((SELECT began FROM scan WHERE no = excluded.scan), '')"
             " >= coalesce((SELECT began FROM scan WHERE no = memory.scan), '')",
-            (*self._memory_row(memory, moved_from), is_newer),
+            (*self._rows.of_memory(memory, moved_from), is_newer),
         )
         if is_newer:
             self._db.execute("DELETE FROM pending WHERE mem0_id = ?", (memory.id,))
@@ -308,69 +279,11 @@ class Merge:
         version: int,
         message: str | None = None,
     ) -> None:
-        version_row, fact_row = self._version_rows(memory, text_digest, placed, version, message)
+        version_row, fact_row = self._rows.of_version(memory, text_digest, placed, version, message)
         self._db.execute(INSERT_VERSION, version_row)
         self._db.execute(INSERT_FACT, fact_row)
         if version > 1:
             self._db.execute("UPDATE memory SET newest_version = ? WHERE mem0_id = ?", (version, memory.id))
-
-    def _memory_row(self, memory: Memory, moved_from: str | None = None) -> tuple[Json, ...]:
-        record = _record(memory)
-        scan = self._scan_number
-        return memory.id, record, digest(record), scan, memory.state, memory.expiration_date, moved_from
-
-    def _version_rows(
-        self, memory: Memory, text_digest: str, placed: Placement | Skipped, version: int, message: str | None = None
-    ) -> tuple[tuple[Json, ...], tuple[Json, ...]]:
-        """The rows of a new version, and of its fact."""
-        text, fact = self._rows(memory, text_digest, placed, version)
-        carrier = messages.fact_of_message(self._db, message) if message is not None else None
-        if carrier is not None and fact["state"] == "planned":
-            fact |= {"state": "skipped", "reason": messages.CARRIED}
-        else:
-            carrier = None
-        number, self._next_id = self._next_id, self._next_id + 1
-        return (
-            (number, memory.id, version, text, text_digest, memory.text_at, self._scan_number, self._now),
-            (number, carrier, *fact.values()),
-        )
-
-    def _rows(
-        self, memory: Memory, text_digest: str, placed: Placement | Skipped, version: int
-    ) -> tuple[str | None, dict[str, Json]]:
-        """The text to keep, and how it is sent, by column of `FACT_COLUMNS`."""
-        key = order_key(memory, self._scan.began or self._now)
-        if isinstance(placed, Skipped):
-            nowhere = (self._plan, key, None, None, None, "none", None, None, None, "", "skipped", placed.reason)
-            return None, dict(zip(FACT_COLUMNS, nowhere, strict=True))
-        return memory.memory, {
-            "plan": self._plan,
-            "order_key": key,
-            "lane": self._lane(placed.lane),
-            "selector": self._selector(placed.selector),
-            "run": placed.run,
-            "infer": infer_of(memory, placed),
-            "role": role_of(memory),
-            "category": placed.category,
-            "labels": canonical_json(placed.labels) if placed.labels else None,
-            "key": digest(self._migration, memory.id, str(version), text_digest, placed.lane, *self._erased),
-            "state": "planned",
-            "reason": None,
-        }
-
-    def _lane(self, name: str) -> int:
-        if name not in self._lanes:
-            if len(self._lanes) >= _MOST_NUMBERS:
-                self._lanes.clear()
-            self._lanes[name] = lane_number(self._db, name)
-        return self._lanes[name]
-
-    def _selector(self, selector: Selector) -> int:
-        if selector not in self._selectors:
-            if len(self._selectors) >= _MOST_NUMBERS:
-                self._selectors.clear()
-            self._selectors[selector] = selector_number(self._db, selector)
-        return self._selectors[selector]
 
 
 def _last_text(last: ResultRow) -> LastText:
@@ -387,21 +300,3 @@ def _scan_number(ledger: Ledger, scan: ScanRow) -> int | None:
     """The scan's number in the ledger; None if it is not recorded yet, as before tombstones are set."""
     row = ledger.db.execute("SELECT no FROM scan WHERE id = ?", (scan.id,)).fetchone()
     return int(row["no"]) if row else None
-
-
-def _record(memory: Memory) -> str:
-    """A memory as the ledger stores it; escaped, so that a row with a lone surrogate can be written."""
-    value = memory.to_json()
-    try:
-        record = canonical(value)
-    except (TypeError, ValueError):  # half a character, or a captured value such as NaN
-        return _ESCAPED.encode(value)
-    return record.decode() if record.isascii() else _ESCAPED.encode(value)
-
-
-def record_digest(memory: Memory) -> str:
-    """A digest of everything that Mem0 has about the memory."""
-    return digest(_record(memory))
-
-
-_ESCAPED = json.JSONEncoder(sort_keys=True, separators=(",", ":"))

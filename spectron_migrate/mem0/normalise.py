@@ -12,16 +12,23 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from decimal import Decimal
-from typing import Any, cast
-from uuid import UUID
+from typing import Any
 
+from spectron_migrate.mem0.fields import (
+    identifier_of,
+    take_app,
+    take_categories,
+    take_expiry,
+    take_identifier,
+    take_text,
+    take_time,
+    with_python_names,
+)
 from spectron_migrate.mem0.formats.envelopes import has_empty_text, has_text
 from spectron_migrate.mem0.formats.other_shapes import is_message
 from spectron_migrate.mem0.formats.unwrap import owners_beside, parsed, unwrap
 from spectron_migrate.mem0.formats.words import words_in
 from spectron_migrate.mem0.states import state_of
-from spectron_migrate.mem0.times import expiry, utc_time
 from spectron_migrate.records import (
     ENTITY_IDS,
     Json,
@@ -30,7 +37,6 @@ from spectron_migrate.records import (
     Skipped,
     State,
     TextAtSource,
-    canonical_json,
     is_unicode,
 )
 
@@ -117,7 +123,7 @@ def normalise(
     raw: dict[str, Json] = {}
     beside = owners_beside(row, head)
     owners: dict[str, Any] = {
-        name: value if isinstance(value, str) else _odd_identifier(value, name, raw) for name, value in beside.items()
+        name: value if isinstance(value, str) else identifier_of(value, name, raw) for name, value in beside.items()
     }
     return replace(result, **owners) if owners else result
 
@@ -139,14 +145,14 @@ def from_payload(row_id: Any, payload: Mapping[str, Json], *, now: datetime) -> 
     of_user: dict[str, Json] = {}
     if not _PAYLOAD_CAMEL_NAMES.isdisjoint(rest):
         of_user = _take_times_of_user(rest) if "createdAt" in rest else {}
-        _with_python_names(rest, _PAYLOAD_CAMEL)
+        with_python_names(rest, _PAYLOAD_CAMEL)
     raw: dict[str, Json] = {}
-    memory_id = row_id if row_id.__class__ is str and row_id else _odd_identifier(row_id, "id", raw)
+    memory_id = row_id if row_id.__class__ is str and row_id else identifier_of(row_id, "id", raw)
     if memory_id is None:
         return Skipped(id="", reason=NO_ID)
     if not _ENTITY_TYPE.isdisjoint(rest) and not _LINKED.isdisjoint(rest):
         return Skipped(id=memory_id, reason=ENTITY_ROW)
-    text = _take_text(rest, _PAYLOAD_TEXT_NAMES, raw)
+    text = take_text(rest, _PAYLOAD_TEXT_NAMES, raw)
     if text is None:
         return Skipped(id=memory_id, reason=NO_TEXT)
     extra: dict[str, Json] = {}
@@ -161,12 +167,12 @@ def from_payload(row_id: Any, payload: Mapping[str, Json], *, now: datetime) -> 
 
 def from_item(item: Mapping[str, Json], *, now: datetime) -> Memory | Skipped:
     """Convert a row as Mem0's API returns it; unknown fields are kept in `extra`."""
-    rest = _with_python_names({name: value for name, value in item.items() if name not in _RESPONSE_FIELDS}, _CAMEL)
+    rest = with_python_names({name: value for name, value in item.items() if name not in _RESPONSE_FIELDS}, _CAMEL)
     raw: dict[str, Json] = {}
-    memory_id = _identifier(rest, "id", raw)
+    memory_id = take_identifier(rest, "id", raw)
     if memory_id is None:
         return Skipped(id="", reason=NO_ID)
-    text = _take_text(rest, _TEXT_NAMES, raw)
+    text = take_text(rest, _TEXT_NAMES, raw)
     if text is None:
         return Skipped(id=memory_id, reason=NO_TEXT)
     given = rest.pop("metadata", None)
@@ -201,11 +207,11 @@ def _lift_own_fields(metadata: dict[str, Json], rest: dict[str, Json], extra: di
     The self-hosted server's listing of all memories is known by its lemmatised text, or by its ids, which are there
     even if they are null; the Platform's, whose metadata is the user's alone, also has `app_id` or categories.
     """
-    _with_python_names(metadata, {"text_lemmatized": "textLemmatized"})
+    with_python_names(metadata, {"text_lemmatized": "textLemmatized"})
     is_admin = {"hash", "user_id", "agent_id", "run_id"} <= rest.keys() and not {"app_id", "categories"} & rest.keys()
     if "text_lemmatized" not in metadata and not is_admin:
         return
-    _with_python_names(metadata, {"attributed_to": "attributedTo"})
+    with_python_names(metadata, {"attributed_to": "attributedTo"})
     metadata.pop("text_lemmatized", None)  # an index of the text, which the listing of one owner does not show
     attributed_to = metadata.pop("attributed_to", None)
     if attributed_to is not None and rest.get("attributed_to") is None:
@@ -229,20 +235,20 @@ def _build(
     if not is_unicode(memory_id):
         return Skipped(id=memory_id, reason=HALF_ID, has_content=True)
     given = rest.get("created_at")
-    created_at = _take_time(rest, "created_at", raw)
+    created_at = take_time(rest, "created_at", raw)
     if rest.get("updated_at") == given and not raw:
         rest.pop("updated_at", None)  # never changed, the most common case: saves parsing a second time
         updated_at = created_at
     else:
-        updated_at = _take_time(rest, "updated_at", raw)
-    expiration, expired = _take_expiry(rest, raw, now) if "expiration_date" in rest else (None, False)
+        updated_at = take_time(rest, "updated_at", raw)
+    expiration, expired = take_expiry(rest, raw, now) if "expiration_date" in rest else (None, False)
     pop = rest.pop
     named: tuple[str | None, ...] = (
         *(pop("user_id", None), pop("agent_id", None), pop("run_id", None)),
         *(pop("actor_id", None), pop("role", None), pop("hash", None)),
     )
     if not _TEXT_OR_NOTHING.issuperset(map(type, named)) or "" in named:
-        named = tuple(_odd_identifier(value, name, raw) for name, value in zip(_NAMED, named, strict=True))
+        named = tuple(identifier_of(value, name, raw) for name, value in zip(_NAMED, named, strict=True))
     user_id, agent_id, run_id, actor_id, role, hash_ = named
     state: State = "expired" if expired else "active"
     app_id: str | None = None
@@ -250,8 +256,8 @@ def _build(
     if metadata is None:
         metadata = rest
     else:
-        app_id = _take_app(rest, raw)
-        categories = _take_categories(rest, raw)
+        app_id = take_app(rest, raw)
+        categories = take_categories(rest, raw)
         state = state_of(rest, raw) or state
         extra.update({name: value for name, value in rest.items() if value is not None})
     if raw:
@@ -286,126 +292,3 @@ def _dump_line(row: Mapping[str, Json]) -> Memory | None:
         return None
     is_valid = isinstance(memory.id, str) and is_unicode(memory.id) and isinstance(memory.memory, str)
     return memory if is_valid else None
-
-
-def _with_python_names(rest: dict[str, Json], camel_names: Mapping[str, str]) -> dict[str, Json]:
-    """Rename TypeScript's camel-case fields, but only if the Python name is empty: otherwise they are user metadata."""
-    for name, camel in camel_names.items():
-        if camel in rest and rest.get(name) is None:
-            rest[name] = rest.pop(camel)
-    return rest
-
-
-def _take_text(rest: dict[str, Json], names: tuple[str, ...], raw: dict[str, Json]) -> str | None:
-    """The value of the first of these fields that holds text.
-
-    A value that is not text is converted to JSON, but only under Mem0's own name (the first): under the others it is
-    the user's metadata.
-    """
-    first = rest.get(names[0])
-    if isinstance(first, str):
-        return cast(str, rest.pop(names[0]))
-    if names[0] in rest:
-        if first is None and names[0] == "data":
-            return None
-        if first is not None:
-            raw[names[0]] = rest.pop(names[0])
-            inner = (
-                [first[name] for name in names if isinstance(first.get(name), str)] if isinstance(first, dict) else []
-            )
-            return cast(str, inner[0]) if len(inner) == 1 else _plain_text(first)
-    for name in names[1:]:
-        value = rest.get(name)
-        if isinstance(value, str):
-            return cast(str, rest.pop(name))
-        if name == "data" and isinstance(value, Mapping) and isinstance(value.get("memory"), str):
-            return cast(str, rest.pop(name)["memory"])
-    return None
-
-
-def _plain_text(value: Any) -> str:
-    try:
-        return canonical_json(value)
-    except (TypeError, ValueError, RecursionError):
-        return str(value)
-
-
-def _identifier(rest: dict[str, Json], name: str, raw: dict[str, Json]) -> str | None:
-    """An id, exactly as it is: nothing is trimmed or case-folded; a number becomes its decimal digits."""
-    value = rest.pop(name, None)
-    if value is None or (value.__class__ is str and value):
-        return value
-    return _odd_identifier(value, name, raw)
-
-
-def _odd_identifier(value: Any, name: str, raw: dict[str, Json]) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, str) and value:
-        return str(value)
-    raw[name] = value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return _digits(value)
-    return format(Decimal(repr(value)), "f") if isinstance(value, float) else None
-
-
-def _digits(value: int) -> str:
-    try:
-        return str(value)
-    except ValueError:  # more digits than Python converts to decimal
-        return hex(value)
-
-
-def _take_time(rest: dict[str, Json], name: str, raw: dict[str, Json]) -> str | None:
-    value = rest.pop(name, None)
-    if value is None:
-        return None
-    moment, exact = utc_time(value)
-    if not exact:
-        raw[name] = value
-    return moment
-
-
-def _take_expiry(rest: dict[str, Json], raw: dict[str, Json], now: datetime) -> tuple[str | None, bool]:
-    value = rest.pop("expiration_date")
-    if value is None:
-        return None, False
-    text, exact, passed = expiry(value, now)
-    if not exact:
-        raw["expiration_date"] = value
-    return text, passed
-
-
-def _take_app(rest: dict[str, Json], raw: dict[str, Json]) -> str | None:
-    """The app: under `app_id` in items of the Platform, under `app` in OpenMemory's backup."""
-    if _is_openmemory(rest) and isinstance(rest.get("app"), str):
-        if rest.get("app_id") is not None:
-            raw["app_id"] = rest.pop("app_id")
-        return cast(str, rest.pop("app")) or None
-    return _identifier(rest, "app_id", raw)
-
-
-def _is_openmemory(rest: Mapping[str, Json]) -> bool:
-    return isinstance(rest.get("state"), str)
-
-
-def _take_categories(rest: dict[str, Json], raw: dict[str, Json]) -> tuple[str, ...]:
-    """A list of names; a text of JSON, names with commas between them and objects with a name are read as one."""
-    given = rest.pop("categories", None)
-    value = parsed(given)
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        names: list[Any] = [name.strip() for name in value.split(",") if name.strip()]
-    elif isinstance(value, list | tuple):
-        names = [one.get("name") if isinstance(one, Mapping) else one for one in value]
-    else:
-        names = [None]
-    are_names = all(isinstance(name, str) for name in names)
-    if not are_names or isinstance(value, str) or list(value) != names:
-        raw["categories"] = given
-    return tuple(names) if are_names else ()

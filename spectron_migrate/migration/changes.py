@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from itertools import islice
 
-from spectron_migrate.ledger import Ledger, merge, plan
+from spectron_migrate.ledger import Ledger, plan
+from spectron_migrate.ledger.memory_rows import record_digest
 from spectron_migrate.ledger.read import memories
 from spectron_migrate.ledger.read.memories import KnownDigests
 from spectron_migrate.records import Memory, digest, format_time, has_time, parse_time
@@ -94,7 +95,7 @@ class Changes:
     def _is_wanted(self, memory: Memory, known: KnownDigests | None) -> bool:
         # The text beside the record: overlapping calls may have given the record an older text since.
         same_text = known is not None and known.text == digest(memory.memory)
-        as_known = known is not None and same_text and not known.deleted and known.record == merge.record_digest(memory)
+        as_known = known is not None and same_text and not known.deleted and known.record == record_digest(memory)
         if as_known and not self._all:
             return False
         if not same_text and not self._settling.is_settled(memory):

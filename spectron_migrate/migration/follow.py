@@ -21,11 +21,12 @@ from datetime import UTC, datetime
 from spectron_migrate.errors import ExitCode, Incomplete, Interrupted, LedgerLocked, Unreachable
 from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.migration.drain_outbox import Drained
+from spectron_migrate.migration.follow_lines import FollowLines
 from spectron_migrate.migration.follow_summary import FollowSummary
 from spectron_migrate.migration.ledger_access import follow_lock, round_lock
 from spectron_migrate.migration.reconcile import Agreement, write_result
-from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds, count_behind
-from spectron_migrate.records import Reporter, counted, format_time
+from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds
+from spectron_migrate.records import Reporter, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.cutover_state import CutoverState
 from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
@@ -44,14 +45,10 @@ WAIT_S = 1.0
 """How often a process that waits for the one that follows looks whether it still does."""
 BUSY_S = 1.0
 """The pause before the next drain where another process holds the ledger."""
-REPORT_EVERY_S = 5.0
-"""How often drains are reported."""
 NOTE_EVERY_S = 10.0
 """How often `after_changes` is called for drains, at least; it is given at most a twentieth of the time."""
 RECONCILING_SHARE = 1 / 3
 """The share of the time, at most, in which rounds read all of Mem0 only because `cutover.reconcile` says so."""
-FOLD_S = 600.0
-"""For how long rounds in which nothing happens are reported in one line."""
 TROUBLE_S = (1.0, 60.0)
 """The first and the longest pause after a round that failed."""
 STOPPED_S = 10.0
@@ -80,14 +77,6 @@ class _Totals:
     def add_drain(self, drained: Drained) -> None:
         self.written += drained.written
         self.left, self.as_of = drained.left, drained.as_of
-
-
-@dataclass
-class _Drains:
-    """Drains that were not reported yet."""
-
-    results: int = 0
-    written: int = 0
 
 
 class Follow:
@@ -138,13 +127,7 @@ class Follow:
         self._round_s = 0.0
         """How long the last round took."""
         self._publish_at = float("-inf")
-        self._unreported = _Drains()
-        self._report_at = float("-inf")
-        self._reported: Round | None = None
-        """The round that was reported last."""
-        self._folded: list[int] = []
-        """Rounds since then, in which nothing happened."""
-        self._fold_until = float("-inf")
+        self._lines = FollowLines(reporter, clock=clock, now=now)
 
     def interrupt(self, code: ExitCode) -> None:
         """Finish what is in flight, begin nothing more."""
@@ -175,7 +158,7 @@ class Follow:
                     except StateUnreachable as error:
                         await self._pause(self._trouble(error.message))
             finally:
-                self._unfold()
+                self._lines.unfold()
                 self._keep(ended=ended)
                 with suppress(StateUnreachable):
                     self._note_changes(self._totals.last is not None)
@@ -240,7 +223,7 @@ class Follow:
                 self._compare_at = began + max(self._settings.reconcile_s, took_s / RECONCILING_SHARE)
         self._is_changed |= not done.quiet
         self._note_changes()
-        self._report_round(done)
+        self._lines.show_round(done, self._totals.rounds)
         if done.problem is not None and not done.held:
             return self._trouble(done.problem, longest_s=STOPPED_S)
         self._problem = done.problem
@@ -259,39 +242,6 @@ class Follow:
             self._after_changes()
             self._is_changed = False
             self._note_at = self._clock() + max(NOTE_EVERY_S, 20 * (self._clock() - began))
-
-    def _report_round(self, done: Round) -> None:
-        """A line for a round in which something happened; one line for all the others between two of them."""
-        number, before = self._totals.rounds, self._reported
-        if before is not None and done.quiet and done.shows_same(before):
-            if not self._folded:
-                self._fold_until = self._clock() + FOLD_S
-            self._folded.append(number)
-            if self._clock() >= self._fold_until:
-                self._unfold()
-        else:
-            self._unfold()
-            self._reported = done
-            self._reporter.info(done.describe(number))
-            behind = None if done.behind is None else len(done.behind)
-            counts = {name: getattr(done, name) for name in ("memories", "new", "changed", "deleted", "written")}
-            self._reporter.event("round", number=number, behind=behind, **counts)
-        self._show_rest()
-
-    def _unfold(self) -> None:
-        if self._folded:
-            first, last = self._folded[0], self._folded[-1]
-            which = f"round {first}" if first == last else f"rounds {first:,} to {last:,}"
-            self._reporter.info(f"{self._stamp()[11:19]} {which}: nothing changed")
-            self._folded = []
-
-    def _show_rest(self) -> None:
-        """What a terminal shows between rounds."""
-        if (last := self._totals.last) is not None:
-            self._reporter.stage(
-                f"following: {counted(self._totals.rounds, 'round')}, {counted(last.memories, 'memory')} in Mem0,"
-                f" {counted(len(self._folded), 'round')} quiet, behind: {count_behind(last.behind)}"
-            )
 
     async def _drain(self, api: SpectronApi) -> float:
         """Drain the outbox if anything waits in it; returns the seconds to pause."""
@@ -313,25 +263,9 @@ class Follow:
         self._totals.add_drain(drained)
         self._is_changed |= drained.taken > 0
         self._problem = None
-        self._report(drained)
-        if drained.written:
-            self._show_rest()
+        if self._lines.show_drain(drained):
+            self._keep()
         return DRAIN_EVERY_S
-
-    def _report(self, drained: Drained) -> None:
-        self._unreported.results += drained.taken
-        self._unreported.written += drained.written
-        if self._clock() < self._report_at:
-            return
-        self._report_at = self._clock() + REPORT_EVERY_S
-        if self._unreported.results or self._unreported.written:
-            self._reporter.info(
-                f"{drained.as_of[11:19]} drained {counted(self._unreported.results, 'result')};"
-                f" {self._unreported.written:,} written; behind: {count_behind(drained.behind)}"
-            )
-            self._reporter.event("drain", results=self._unreported.results, written=self._unreported.written)
-            self._unreported = _Drains()
-        self._keep()
 
     def _rest(self, took_s: float) -> float:
         """The pause after a round, short enough that `routing.json` is renewed before it runs out."""
@@ -347,7 +281,7 @@ class Follow:
     def _trouble(self, problem: str, *, longest_s: float = TROUBLE_S[1]) -> float:
         self._trouble_s = TROUBLE_S[0] if self._problem is None else min(longest_s, self._trouble_s * 2)
         self._problem = problem
-        self._unfold()
+        self._lines.unfold()
         self._reporter.info(
             f"{self._stamp()[11:19]} not everything was delivered: {problem}; again in {self._trouble_s:.0f} s"
         )

@@ -1,0 +1,89 @@
+"""The lines that people see while Mem0 is followed: few, however many rounds and drains there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from spectron_migrate.migration.drain_outbox import Drained
+from spectron_migrate.migration.rounds import Round, count_behind
+from spectron_migrate.records import Reporter, counted, format_time
+
+DRAINS_EVERY_S = 5.0
+"""How often drains are reported."""
+FOLD_S = 600.0
+"""For how long rounds in which nothing happens are reported in one line."""
+
+
+class FollowLines:
+    """One line for each round in which something happens, and one for all drains of some seconds."""
+
+    def __init__(self, reporter: Reporter, *, clock: Callable[[], float], now: Callable[[], datetime]) -> None:
+        self._reporter = reporter
+        self._clock = clock
+        self._now = now
+        self._round: Round | None = None
+        """The last one."""
+        self._rounds = 0
+        self._shown: Round | None = None
+        """The round that has the last line."""
+        self._folded: list[int] = []
+        """Rounds since then, in which nothing happened."""
+        self._fold_until = float("-inf")
+        self._results = 0
+        """Results of drains without a line yet, and what was written of them."""
+        self._written = 0
+        self._drains_at = float("-inf")
+
+    def show_round(self, done: Round, number: int) -> None:
+        """A line for a round in which something happened; one line for all the others between two of them."""
+        self._round, self._rounds = done, number
+        before = self._shown
+        if before is not None and done.quiet and done.shows_same(before):
+            if not self._folded:
+                self._fold_until = self._clock() + FOLD_S
+            self._folded.append(number)
+            if self._clock() >= self._fold_until:
+                self.unfold()
+        else:
+            self.unfold()
+            self._shown = done
+            self._reporter.info(done.describe(number))
+            behind = None if done.behind is None else len(done.behind)
+            counts = {name: getattr(done, name) for name in ("memories", "new", "changed", "deleted", "written")}
+            self._reporter.event("round", number=number, behind=behind, **counts)
+        self._show_stage()
+
+    def unfold(self) -> None:
+        """The line for the rounds in which nothing happened, if there were any: another line follows."""
+        if self._folded:
+            first, last = self._folded[0], self._folded[-1]
+            which = f"round {first}" if first == last else f"rounds {first:,} to {last:,}"
+            self._reporter.info(f"{format_time(self._now())[11:19]} {which}: nothing changed")
+            self._folded = []
+
+    def show_drain(self, drained: Drained) -> bool:
+        """Whether the line for the drains of the last seconds was due; it is shown if they did anything."""
+        self._results += drained.taken
+        self._written += drained.written
+        is_due = self._clock() >= self._drains_at
+        if is_due:
+            self._drains_at = self._clock() + DRAINS_EVERY_S
+            if self._results or self._written:
+                self._reporter.info(
+                    f"{drained.as_of[11:19]} drained {counted(self._results, 'result')};"
+                    f" {self._written:,} written; behind: {count_behind(drained.behind)}"
+                )
+                self._reporter.event("drain", results=self._results, written=self._written)
+                self._results = self._written = 0
+        if drained.written:
+            self._show_stage()
+        return is_due
+
+    def _show_stage(self) -> None:
+        """What a terminal shows between rounds."""
+        if self._round is not None:
+            self._reporter.stage(
+                f"following: {counted(self._rounds, 'round')}, {counted(self._round.memories, 'memory')} in Mem0,"
+                f" {counted(len(self._folded), 'round')} quiet, behind: {count_behind(self._round.behind)}"
+            )
