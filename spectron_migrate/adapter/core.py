@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +28,13 @@ from spectron_migrate.adapter.guard import Guard
 from spectron_migrate.adapter.heartbeat import Heartbeat, as_of_seconds
 from spectron_migrate.adapter.mapping_check import MappingCheck
 from spectron_migrate.adapter.mem0_calls import ENTITIES, Mem0Calls, SearchRequest
+from spectron_migrate.adapter.opening import (
+    access_of,
+    routing_reader,
+    settings_of,
+    use_if_possible,
+    warn_of_unused_mappings,
+)
 from spectron_migrate.adapter.readiness import Readiness
 from spectron_migrate.adapter.search_results import (
     HIDDEN,
@@ -40,17 +47,11 @@ from spectron_migrate.adapter.search_results import (
 from spectron_migrate.adapter.shadow import ShadowReads
 from spectron_migrate.adapter.spectron_thread import SpectronAnswer, SpectronThread
 from spectron_migrate.adapter.writes import WriteTracker, is_captured
-from spectron_migrate.errors import InputError, NotLegal, Unreachable
+from spectron_migrate.errors import NotLegal
 from spectron_migrate.mapping import Lens, NotServable, load_mapping
-from spectron_migrate.mapping.unused import describe_unused
 from spectron_migrate.records import Memory, counted
-from spectron_migrate.settings import load_settings
-from spectron_migrate.settings.types import Secret, Settings, SpectronAccess
 from spectron_migrate.state.routing import Routing, name_of, subject_of
-from spectron_migrate.state.routing_reader import RoutingReader
-from spectron_migrate.state.seal import StateBusy, StateMoved
 from spectron_migrate.state.store import store_at
-from spectron_migrate.state.use import use_state
 
 MAX_K = 50
 """Hits asked of Spectron, as many as verification asks for: some hits are not memories, or are old texts."""
@@ -97,42 +98,22 @@ class AdapterCore:
         rng: random.Random | None = None,
     ) -> None:
         """Read settings and mapping; writes no file and sends no request. Raises InputError if they are invalid."""
-        overrides = {"state": _text(state), "mapping": _text(mapping)}
-        settings = load_settings(Path(config) if config else None, env=os.environ, overrides=overrides)
-        place = settings.state
-        if isinstance(place, Path):
-            place = place.absolute()  # the application may change its working directory later
-        self.settings = replace(settings, state=place)
-        try:
-            use_state(place)
-        except (Unreachable, OSError) as error:
-            if isinstance(error, StateMoved | StateBusy):
-                raise
-            # The routing cannot be read there either, which each write says.
-        self.state = store_at(place)
+        self.settings = settings_of(config, state=state, mapping=mapping)
+        use_if_possible(self.settings.state)
+        self.state = store_at(self.settings.state)
         self.mapping = load_mapping(self.settings.mapping)
-        beside = [Path(), *([place.parent] if isinstance(place, Path) else [])]
-        beside += [settings.file.parent] if settings.file else []
-        for text in describe_unused(beside, self.mapping, settings.mapping):
-            _log.warning("%s", text)
+        warn_of_unused_mappings(self.settings, self.mapping)
         self.calls = Mem0Calls(client)
         self.counters = ProcessCounters()
         self.guard = Guard(self.settings.cutover.guard, clock=clock)
-        try:
-            self.routing = RoutingReader(
-                str(routing) if routing else self.state.folder or self.state,
-                state=self.state.folder,
-                named=bool(routing) or self.settings.state_is_named,
-            )
-        except ValueError as error:
-            raise InputError(str(error)) from None
+        self.routing = routing_reader(routing, self.state, self.settings)
         self.routing.fetch()  # the first write has to know already where it belongs
         self.routing.current()
         self.catalogue = Catalogue(self.state, clock=clock)
         self.catalogue.connect()
         self.added = AddedMemories(self.state)
         self.mapping_check = MappingCheck(self.mapping, self.catalogue, self.added, self.routing.current, clock=clock)
-        self.access = _access(self.settings, spectron_client)
+        self.access = access_of(self.settings, spectron_client)
         self.spectron_thread = SpectronThread(self.access)
         self.heartbeat = Heartbeat(self.state, self.routing, self.counters, self.guard, self.catalogue.connect)
         self.process_calls = self.heartbeat.calls
@@ -386,15 +367,3 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _access(settings: Settings, client: Any | None) -> Callable[[], SpectronAccess]:
-    """How Spectron is reached: as the client that was given, else by the settings."""
-    if client is None:
-        return settings.spectron.require
-    access = SpectronAccess(client.base_url, client.context, Secret(client._api_key), client._timeout_s)
-    return lambda: access
-
-
-def _text(value: str | Path | None) -> str | None:
-    return None if value is None else str(value)

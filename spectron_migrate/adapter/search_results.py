@@ -80,9 +80,7 @@ def render_hits(
     asked = [row for hit in unnamed for row in (hit.turn_id, hit.id) if row is not None]
     newer = added(asked) if added is not None and unnamed else {}
     live = _live(made_of, [hit for hit in unnamed if not _behind(hit, newer)], lens, catalogue)
-    candidates = MemoryIndex(
-        KnownMemory(name, each.text, each.turn_id, each.chunk_id, each.ids) for name, each in live.items()
-    )
+    candidates = MemoryIndex(_as_known(name, each) for name, each in live.items())
     rows: dict[str, dict[str, Any]] = {}
     left_out: Counter[str] = Counter()
     for hit in hits:
@@ -135,6 +133,10 @@ def _live(
     if catalogue is not None and any(hit.source in _PASSAGES for hit in unnamed):
         known.update({each.no: each for each in catalogue.all_in(lens.selector)})
     return {str(number): each for number, each in known.items() if each.live}
+
+
+def _as_known(name: str, each: StoredVersion) -> KnownMemory:
+    return KnownMemory(name, each.text, each.turn_id, each.chunk_id, each.ids)
 
 
 def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

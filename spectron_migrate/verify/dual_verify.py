@@ -23,6 +23,7 @@ from spectron_migrate.records import Json, Reporter, canonical_json, counted, di
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.store import StateStore, store_at
+from spectron_migrate.state.uncertain import Uncertainties
 from spectron_migrate.verify.acceptances import with_acceptances
 from spectron_migrate.verify.differences import Explainer
 from spectron_migrate.verify.expected import index_receipts, record_expectations
@@ -93,34 +94,38 @@ async def run_dual_verify(
     finished = False
     try:
         run = _Run(work, api, mapping, options, reporter, clock, now(), rng or Random(options.seed))
-        await run.prepare(dump)
-        measured = {
-            "dump": dump_completeness(dump),
-            "integrity": await run.integrity(),
-            "isolation": await run.isolation(),
-            "recall": await run.recall(mem0_search),
-        }
+        measured = await run.measure(dump, mem0_search)
         uncertain = await read_uncertainties(api, ledger, mapping.id_label, now=format_time(now()))
         summary = summarise(work, api, dump, mapping, options, measured, run.metrics, format_time(now()))
-        beside = {
-            "uncertain": uncertain.to_json(texts=False),
-            "past": read_past(store, summary.report["migration"]),
-            "cutover": [
-                {name: step.to_json().get(name) for name in ("step", "at", "who", "why", "percent", "gate")}
-                for step in read_journal(store).steps
-            ],
-        }
-        summary = replace(summary, report={**summary.report, **beside})
-        # The cutover gates must not take a verdict about some users for one about all of them.
-        kept = LAST_REPORT_OF_SOME if options.filters else LAST_REPORT
-        store.write(kept, json_report(summary.report).encode("utf-8", "backslashreplace"))
-        if not options.filters:
-            keep(store, summary.report)
+        summary = replace(summary, report={**summary.report, **_history_of(store, summary, uncertain)})
+        kept = _keep_report(store, summary, options)
         files = write_reports(summary.report, options.reports, texts=options.report_texts)
         finished = True
     finally:
         work.close(finished=finished)
     return replace(summary, reports=files, whole=store.describe(kept))
+
+
+def _history_of(store: StateStore, summary: VerifySummary, uncertain: Uncertainties) -> dict[str, Json]:
+    """What the report says beside what was measured: doubts, earlier verdicts, and steps of the cutover."""
+    return {
+        "uncertain": uncertain.to_json(texts=False),
+        "past": read_past(store, summary.report["migration"]),
+        "cutover": [
+            {name: step.to_json().get(name) for name in ("step", "at", "who", "why", "percent", "gate")}
+            for step in read_journal(store).steps
+        ],
+    }
+
+
+def _keep_report(store: StateStore, summary: VerifySummary, options: VerifyOptions) -> str:
+    """Keep the report in the state; its name there."""
+    # The cutover gates must not take a verdict about some users for one about all of them.
+    kept = LAST_REPORT_OF_SOME if options.filters else LAST_REPORT
+    store.write(kept, json_report(summary.report).encode("utf-8", "backslashreplace"))
+    if not options.filters:
+        keep(store, summary.report)
+    return kept
 
 
 def _state_of(ledger: Ledger) -> Path | PostgresLocation:
@@ -144,7 +149,17 @@ class _Run:
     def __post_init__(self) -> None:
         self.histories = EntityHistories(self.work, self.api)
 
-    async def prepare(self, dump: Dump | None) -> None:
+    async def measure(self, dump: Dump | None, mem0: Mem0Side | None) -> dict[str, Json]:
+        """Every layer, one after the other."""
+        self.prepare(dump)
+        return {
+            "dump": dump_completeness(dump),
+            "integrity": await self.integrity(),
+            "isolation": await self.isolation(),
+            "recall": await self.recall(mem0),
+        }
+
+    def prepare(self, dump: Dump | None) -> None:
         if self.work.resumed:
             self.reporter.info(f"resuming the verification that began at {self.work.began}")
             return
