@@ -110,7 +110,7 @@ CREATE TABLE memory(
   tombstoned_at TEXT,
   tombstoned_by INTEGER,            -- the scan whose plan set it
   is_message INTEGER NOT NULL DEFAULT 0  -- not a memory of Mem0's but a message of the application's
-){keyed};
+){rows};                            -- not laid out by its key: records are long, and ids random
 CREATE INDEX memory_expires ON memory(mem0_id) WHERE expires IS NOT NULL;
 CREATE INDEX memory_moved ON memory(mem0_id) WHERE moved_from IS NOT NULL;
 CREATE INDEX memory_message ON memory(mem0_id) WHERE is_message = 1;

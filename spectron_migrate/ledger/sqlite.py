@@ -21,10 +21,15 @@ _OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READON
 _DISK = (*_OF_THE_DISK, sqlite3.SQLITE_BUSY)
 """Errors of the disk, or of another process that holds the file. Every other error is a bug in this program."""
 
-_CACHE_KIB = 32 << 10
-"""Ids are random, so that each memory touches other pages of a dozen indexes."""
-_PRIVATE = {"locking_mode": "EXCLUSIVE", "journal_mode": "OFF", "synchronous": "OFF", "cache_size": "-32768"}
-"""A file that nobody else sees and nobody keeps needs no journal; 32 MB of it stay in memory."""
+_CACHE_KIB = 4 << 10
+"""Of a connection that writes. With eight times as much, planning 100,000 memories takes 5 % less of a processor."""
+_PRIVATE = {
+    "locking_mode": "EXCLUSIVE",
+    "journal_mode": "OFF",
+    "synchronous": "OFF",
+    "cache_size": f"-{_CACHE_KIB}",
+}
+"""A file that nobody else sees and nobody keeps needs no journal."""
 _PRIVATE_NAME = ".scratch-"
 
 
