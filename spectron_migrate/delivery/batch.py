@@ -1,8 +1,8 @@
 """Many memories in one request: sent and decided as a whole, or by the part that arrived.
 
-What becomes of a batch without a usable response shows in the turns of its session (docs/protocol.md, Recovery): if
-all of its messages are there, it is stored. If none is, the same bytes go again. If some are, the server may still be
-at work: they count once they have not changed for a quarter of an hour, and the other messages go in a new batch.
+If a batch has no usable response, the turns of its session decide (docs/protocol.md, Recovery). If all of its messages
+are there, it is stored. If none is, the same bytes go again. If some are, the server may still be at work: they count
+once nothing has changed for a quarter of an hour, and the other messages go in a new batch.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from spectron_migrate.spectron.rows import Turn
 from spectron_migrate.spectron.wire import NotBegun
 
 PART_IS_FINAL_AFTER_S = 900.0
-"""How long a part must stay the same before the server counts as no longer working on the batch."""
+"""How long the stored part must stay the same before we assume that the server no longer works on the batch."""
 PART_INTERVAL_S = 30.0
 
 Parts = list[list[PlannedFact]]
@@ -86,7 +86,7 @@ class _BatchRecovery:
         self._patience = Patience(run, batch.key)
 
     async def decide(self, result: SentBatchResult | None) -> tuple[SendOutcome, Parts]:
-        """Decide it by the result of the last send, or by the listing where there is none."""
+        """Decide it by the result of the last send, or by the listing if there is no result."""
         if not isinstance(result, BatchReceipt):
             self._run.note_doubt(self._batch.facts, _why_in_doubt(result))
         decision = await self._decide(result)
@@ -137,7 +137,7 @@ class _BatchRecovery:
         return SendOutcome.DEFERRED, []
 
     async def _by_response(self, result: SentBatchResult | None) -> SendOutcome | None:
-        """The recovery table for the response to a batch; None where the listing decides."""
+        """The recovery table for the response to a batch; None if the listing decides."""
         run, batch = self._run, self._batch
         match result:
             case None:  # sent by an earlier process
@@ -149,7 +149,7 @@ class _BatchRecovery:
                 return SendOutcome.DECIDED
             case WrongSession(session_id):  # 200, another session
                 return await stop_wrong_session(run, batch.facts, session_id)
-            case NotYet():  # not started: what is listed now decides how it goes on
+            case NotYet():  # not started: the next listing decides
                 return None
             case NotBegun() | RetryLater() | Unanswered():  # not started, or its response may still come
                 return SendOutcome.DEFERRED
@@ -170,7 +170,7 @@ class _BatchRecovery:
     # -- by the listing -----------------------------------------------------------------------------------
 
     async def _by_listing(self) -> tuple[SendOutcome, Parts] | None:
-        """What the server has stored of the batch decides; None where it has nothing."""
+        """Decide by what the server has stored of the batch; None if it has nothing."""
         turns = await self._turns()
         if turns and not isinstance(turns, SendOutcome) and len(turns) < len(self._texts):
             turns = await self._final_part(turns)
@@ -193,7 +193,7 @@ class _BatchRecovery:
         return turns
 
     async def _final_part(self, turns: list[Turn]) -> list[Turn] | SendOutcome:
-        """List the turns until they have not changed for so long that the server is no longer at work on them."""
+        """List the turns until they have not changed for `PART_IS_FINAL_AFTER_S`."""
         progress = self._progress
         while True:
             part = tuple(turn.id for turn in turns)
@@ -223,7 +223,7 @@ class _BatchRecovery:
         return SendOutcome.DECIDED, [_as_planned(rest)] if rest else []
 
     async def _wait_for_late_arrival(self, seconds: float) -> tuple[SendOutcome, Parts] | None:
-        """Send nothing for so long after the last request; None where it was never stored."""
+        """Send nothing for this long after the last request; None if the batch was never stored."""
         run, key = self._run, self._batch.key
         for pause_s in late_listings(seconds):
             if run.deferred.unsent_s(key, run.clock()) >= seconds:
@@ -236,7 +236,7 @@ class _BatchRecovery:
         return None
 
     async def _plan_again(self) -> tuple[SendOutcome, Parts]:
-        """The facts that are still wanted go again as another batch, under another key."""
+        """Plan the facts that are still wanted again, as another batch under another key."""
         facts = self._batch.facts
         await self._run.writer.durable(sending.back_to_planned, [fact.id for fact in facts])
         return SendOutcome.DECIDED, [_as_planned(facts)]
@@ -251,7 +251,9 @@ class _BatchRecovery:
     # -- nothing of it is stored --------------------------------------------------------------------------
 
     async def _settle_known_key(self, result: OtherBody) -> tuple[SendOutcome, Parts]:
-        """Another ledger has sent these messages together: each has its turn, or goes again in another batch."""
+        """Another ledger has sent these messages in one request: each fact gets its turn, or goes again in another
+        batch.
+        """
         run = self._run
         again: list[IntendedFact] = []
         refused: list[IntendedFact] = []
@@ -267,7 +269,7 @@ class _BatchRecovery:
         return SendOutcome.DECIDED, [_as_planned(again)] if again else []
 
     async def _refuse_or_halve(self, result: SentBatchResult | None) -> tuple[SendOutcome, Parts]:
-        """One memory of many may be the reason; sent in halves, the others are stored."""
+        """Perhaps only one memory of many is at fault: in two halves, the others are stored."""
         run, facts = self._run, self._batch.facts
         if len(facts) == 1:
             await self._refuse(facts, result)
@@ -288,9 +290,10 @@ class _BatchRecovery:
         self._run.count_decided(len(facts))
 
     def _may_leave(self) -> bool:
-        """Whether a refusal may be the session's fault: it took others before, and these have not left one already.
+        """Whether a refusal may be the session's fault: it took other facts before, and these have not left a session
+        yet.
 
-        Halves of a batch that was refused come after it in its session, so their place alone says little.
+        The halves of a refused batch follow it in its session, so their position alone shows little.
         """
         first = self._batch.facts[0]
         return bool(first.position) and not self._run.ended_sessions[first.id]
@@ -305,7 +308,7 @@ class _BatchRecovery:
         return self._progress.doubts >= MAX_TRIES or (self._progress.in_flight > 0 and waited_s > IN_FLIGHT_LIMIT_S)
 
     async def _resend(self) -> SentBatchResult:
-        """Send the same bytes; where the key has expired, the listing has shown that nothing is there."""
+        """Send the same bytes again. If the key has expired, the listing has shown that nothing is stored."""
         run = self._run
         if not is_key_valid(run, self._sent_after, self._sent_by):
             self._sent_after, self._sent_by = run.server_now(), run.principal

@@ -42,7 +42,7 @@ class Brake:
     ) -> None:
         """`clock` in seconds, monotonic; `max_seconds` counts from now.
 
-        `idle_limit_s`: the run waits for nothing once this many seconds have passed without any decision.
+        `idle_limit_s`: after this many seconds without any decision the run no longer waits for anything.
         """
         self.stop: Stop | None = None
         self.now = clock

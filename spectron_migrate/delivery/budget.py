@@ -1,5 +1,5 @@
-"""What a run may still send and spend, and when its next request may begin: for this process alone, or for all that
-deliver together.
+"""What a run may still send and spend, and when its next request may begin: for one process, or for all that deliver
+together.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.spectron.api import Sleep
 
 TOKENS_AT_ONCE = 2_000
-"""Tokens that a process reserves at a time: a killed one takes no more than these with it."""
+"""Tokens that a process reserves at a time. If it is killed, no more than these are lost."""
 TURNS_S = 0.1
-"""For how long a process reserves turns at a time, if the rate gives more than one in that time."""
+"""A process reserves the turns of this many seconds at a time, or one turn if the rate is lower."""
 MISSED_S = 0.25
-"""A turn that a process did not use for so long is lost, so that unused ones do not add up to a burst."""
+"""A turn that is used later than this is lost, so that unused turns do not add up to a burst."""
 
 
 class Budget(Protocol):
-    """The number of memories and of tokens."""
+    """How many memories may still be sent, and how many tokens spent."""
 
     async def take_sends(self, wanted: int) -> int:
         """Reserve up to that many sends, so that no other lane takes them."""
@@ -32,14 +32,14 @@ class Budget(Protocol):
         """Return reserved sends that were not used."""
 
     async def allows_tokens(self, total: int) -> bool:
-        """Whether this process may have spent so many in all."""
+        """Whether this process may spend this many tokens in all."""
 
     def close(self, ledger: Ledger, spent: int) -> bool:
-        """The run has ended; whether nothing more may be sent. `spent`: tokens of this process."""
+        """End the run; returns whether nothing more may be sent. `spent`: tokens of this process."""
 
 
 class OwnBudget:
-    """That of a process which delivers alone."""
+    """The budget of a process that delivers alone."""
 
     def __init__(self, sends: int | None, tokens: int | None) -> None:
         """None sets no limit."""
@@ -69,7 +69,10 @@ class OwnBudget:
 
 
 class SharedBudget:
-    """That of all processes which deliver together, kept in the ledger. What a killed one had reserved is gone."""
+    """The budget of all processes that deliver together, kept in the ledger.
+
+    What a killed process had reserved is lost.
+    """
 
     def __init__(self, writer: GroupCommit, *, sends: bool, tokens: bool) -> None:
         """Whether there is a limit."""
@@ -98,7 +101,7 @@ class SharedBudget:
         return total <= self._granted
 
     def close(self, ledger: Ledger, spent: int) -> bool:
-        """Return what was not spent; whether nothing more may be sent."""
+        """Return unspent tokens to the budget; returns whether nothing more may be sent."""
         unspent, self._granted = self._granted - spent, spent
         if self._has_tokens and unspent:
             _workers(ledger).give_back(tokens=unspent)
@@ -106,7 +109,7 @@ class SharedBudget:
 
 
 class SharedPace:
-    """Gives the requests of all processes their turns, one after the other, at the rate that was set for all."""
+    """Gives each request of all processes a turn, at the rate that was set for all of them."""
 
     def __init__(self, writer: GroupCommit, max_rps: float, *, clock: Callable[[], float], sleep: Sleep) -> None:
         """`clock` in seconds, monotonic."""

@@ -35,15 +35,15 @@ class RecoveryProgress:
     began: float
     """When recovery began, by the monotonic clock of the runs, in seconds."""
     written_before: int
-    """Facts that all runs had written when the run began in which this write became doubtful."""
+    """How many facts all runs had written before the run in which this write became doubtful."""
     doubts: int = 0
     """Responses that left it in doubt."""
     in_flight: int = 0
-    """Responses that the first request is still being processed."""
+    """Responses which say that the first request is still being processed."""
     passage_queries: int = 0
-    """Queries that did not find the passage of a text that is stored."""
+    """Queries that did not find the passage of a stored text."""
     partial_turns: tuple[str, ...] = ()
-    """Of a batch: the turns that the last listing showed."""
+    """For a batch: the turns that the last listing showed."""
     partial_since: float = 0.0
 
     @property
@@ -80,7 +80,7 @@ class DeferredWork:
         self.reasons.clear()
 
     def defer(self, key: str, why: str, *, until: float) -> None:
-        """Leave it alone until that moment of the monotonic clock."""
+        """Leave `key` alone until this moment of the monotonic clock."""
         self._not_before[key] = (until, why)
         self.reasons[key] = why
 
@@ -106,7 +106,7 @@ class DeferredWork:
         return progress is not None and progress.doubts + progress.in_flight > 0
 
     def unsent_s(self, key: str, now: float) -> float:
-        """Seconds since this was first asked without a send of the key in between."""
+        """Seconds since the first call of this for `key` after its last send."""
         return now - self._unsent_since.setdefault(key, now)
 
     def note_send(self, key: str) -> None:
@@ -118,9 +118,9 @@ class DeferredWork:
         self.keys.note_send(key)
 
     def note_refused(self, key: str) -> None:
-        """The last send is answered, so only earlier ones may be on their way: their time counts on.
+        """The last send was answered, so only earlier ones may be on their way: their time keeps counting.
 
-        Else a round that defers it would begin to wait anew each time.
+        Otherwise a round that defers the key would begin to wait anew each time.
         """
         since = self._unsent_before.pop(key, None)
         if since is not None:
@@ -135,7 +135,7 @@ class DeferredWork:
     async def await_response(self, key: str, content: bytes, send: Callable[[], Awaitable[T]], brake: Brake) -> T:
         """The result of `send`, or of the request with the same bytes that an earlier run left in flight.
 
-        Raises what the request raises, and Unanswered where the run no longer waits for it.
+        Raises what the request raises, and Unanswered if the run no longer waits for it.
         """
         if self.idle_limit_s is None:
             return await send()

@@ -1,7 +1,7 @@
 """Writes in doubt in a session that the server no longer knows: no listing can show what became of them.
 
-The server itself tells: if it holds the key, it answers the same bytes with its first answer; if not, it refuses
-them, because the session is unknown. Facts that it does not have are sent in a new session.
+The server itself shows it. If it holds the key, it repeats its first answer to the same bytes; if not, it refuses them,
+because the session is unknown. Facts that it has not stored are sent in a new session.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MOST_SESSIONS = 3
 async def leave_session(run: Run, facts: Sequence[IntendedFact]) -> SendOutcome:
     """Decide facts of a session that has ended, in the order of sending.
 
-    SESSION_ENDED where some are planned again and go on in a new session.
+    SESSION_ENDED if some are planned again, for a new session.
     """
     for at, fact in enumerate(facts):
         stored = await _stored_answer(run, fact, [fact])
@@ -71,7 +71,7 @@ async def leave_session_of_batch(run: Run, batch: IntendedBatch) -> SendOutcome:
 async def _stored_answer(
     run: Run, intent: IntendedFact | IntendedBatch, facts: Sequence[IntendedFact]
 ) -> Receipt | BatchReceipt | SendOutcome | None:
-    """The server's answer to a write that it has stored; None where it has not."""
+    """The server's answer to a write that it has stored; None if it has not stored it."""
     timeout_s = run.api.timeout_s
     for pause_s in late_listings(timeout_s):
         if run.deferred.unsent_s(intent.key, run.clock()) >= timeout_s:
@@ -110,7 +110,7 @@ async def _stored_answer(
 async def _ask(
     run: Run, intent: IntendedFact | IntendedBatch, patience: Patience
 ) -> FactResult | SentBatchResult | None:
-    """The response to the same bytes; None where they would be stored again, because their key is not held."""
+    """The response to the same bytes; None if the server no longer holds their key and would store them again."""
     if isinstance(intent, IntendedBatch):
         return await run.send(intent, patience=patience)
     key = await ask_key(run, intent)
@@ -122,7 +122,7 @@ async def _ask(
 
 
 async def _keep(run: Run, fact: IntendedFact, got: Receipt) -> bool:
-    """Keep the receipt; False where its turn belongs to another fact."""
+    """Record the receipt; False if its turn belongs to another fact."""
 
     def keep(ledger: Ledger) -> bool:
         if got.turn_id in sending.claimed_turns(ledger, fact.session.id):

@@ -1,8 +1,8 @@
 """The evidence about facts in doubt: the listing of turns of their sessions (docs/protocol.md, Recovery).
 
-A session is a serial log: at most one send of it is undecided at a time, so the turns that no receipt claims are a
-prefix of the intended facts, in their order. Count and position decide, so facts with the same text need not be
-distinguished; all the same the text of each turn must agree.
+A session is a serial log: at most one send to it is undecided at a time. So the turns that no receipt claims belong to
+a prefix of the intended facts, in their order. Count and position decide, so facts with equal texts need not be told
+apart; still, the text of each turn must agree.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from spectron_migrate.spectron.api import UnknownSession
 from spectron_migrate.spectron.rows import Turn
 
 KEY_LIFETIME = timedelta(hours=20)
-"""How long an idempotency key is relied on. The server keeps it for 24 hours; the rest is for clocks that differ."""
+"""How long we rely on an idempotency key. The server keeps it for 24 hours; the difference allows for clocks."""
 OTHER_TEXTS = "the turns of the session have other texts than were sent"
 
 
@@ -34,11 +34,11 @@ async def unclaimed_turns(
     *,
     shows: Callable[[list[Turn]], bool] = lambda turns: True,
 ) -> list[Turn] | SendOutcome:
-    """Turns of the session that no receipt claims, oldest first; an outcome where the listing is no evidence.
+    """Turns of the session that no receipt claims, oldest first; an outcome if the listing is no evidence.
 
-    A listing is evidence only if it shows every turn that is already claimed. One that does not, or of whose
-    unclaimed turns `shows` is false, is asked for again for some seconds, because it may lag. `facts` are given up
-    where it still lacks a claimed turn. SESSION_ENDED where the server does not know the session.
+    A listing is evidence only if it shows every turn that is already claimed. If it lacks one, or if `shows` is false
+    for its unclaimed turns, it may lag, and is asked for again for some seconds. If it still lacks a claimed turn,
+    `facts` are given up. SESSION_ENDED if the server does not know the session.
     """
     assert session.server_id is not None  # noqa: S101 - a fact is intended only in a session that was made
     listing = f"turns of {session.server_id}"
@@ -77,9 +77,9 @@ async def unclaimed_turns(
 
 
 async def has_ended(run: Run, fact: IntendedFact) -> bool:
-    """Whether the server no longer knows the session that it refused a fact for.
+    """Whether the server refused a fact because it no longer knows the session.
 
-    False for the first fact of a session: one that ends before it is used would be followed by another, for ever.
+    False for the first fact of a session: if sessions ended before their first use, one would follow another for ever.
     """
     if fact.position == 0 or fact.session.server_id is None:
         return False
@@ -93,7 +93,7 @@ async def has_ended(run: Run, fact: IntendedFact) -> bool:
 
 
 async def left_a_turn(run: Run, fact: IntendedFact) -> bool:
-    """Whether a fact that the server refused is there all the same."""
+    """Whether a fact is stored although the server refused it."""
     assert fact.session.server_id is not None  # noqa: S101 - a fact is intended only in a session that was made
     session = fact.session.id
     known = await run.writer.grouped(
@@ -108,7 +108,7 @@ async def left_a_turn(run: Run, fact: IntendedFact) -> bool:
 
 
 async def turns_by_fact(run: Run, facts: Sequence[IntendedFact]) -> dict[int, Turn] | SendOutcome:
-    """The turns that the server has for the facts, by fact id; an outcome where the listings are no evidence."""
+    """The turns that the server has for the facts, by fact id; an outcome if the listings are no evidence."""
     by_session: dict[int, list[IntendedFact]] = {}
     for fact in facts:
         by_session.setdefault(fact.session.id, []).append(fact)
@@ -131,7 +131,7 @@ async def _turns_in_order(run: Run, facts: Sequence[IntendedFact]) -> list[Turn]
     if len(turns) > len(facts):
         await run.writer.durable(sessions.close_session, session.id)
         foreign = counted(len(turns) - len(facts), "turn")
-        # Nobody knows which of them is foreign: name a turn that has no fact's text, else the last one.
+        # Nobody knows which of them is foreign: name a turn with the text of no fact, or else the last one.
         sent = {text_of(fact) for fact in facts}
         other = next((turn for turn in turns if turn.content not in sent), turns[-1])
         reason = with_texts(f"somebody else wrote {foreign} to our session", text_of(facts[0]), other.content)
@@ -146,7 +146,7 @@ async def _turns_in_order(run: Run, facts: Sequence[IntendedFact]) -> list[Turn]
 def _without_resends(run: Run, turns: list[Turn], facts: Sequence[IntendedFact]) -> list[Turn]:
     """The turns without the copies that resends of one fact left.
 
-    Nothing else was sent after a fact that was sent again, so later turns with its text are from the same bytes. They
+    Nothing else was sent after the fact that was resent, so later turns with its text are from the same bytes. They
     become residue once the response names the receipt.
     """
     for at, fact in enumerate(facts[: len(turns)]):
@@ -162,7 +162,7 @@ def text_of(fact: IntendedFact) -> str:
 
 
 def other_texts(turn: Turn, fact: IntendedFact) -> str:
-    """Why a fact is undecidable that has a turn with another text."""
+    """Why a fact whose turn has another text is undecidable."""
     return with_texts(OTHER_TEXTS, text_of(fact), turn.content)
 
 
@@ -171,13 +171,13 @@ def has_text_of(turn: Turn, fact: IntendedFact) -> bool:
 
 
 def is_certain(turn: Turn, fact: IntendedFact) -> bool:
-    """Whether an unclaimed turn can only be this fact's: by its text, or because nothing else was sent there.
+    """Whether an unclaimed turn can only be this fact's: by its text, or because nothing else was sent to the session.
 
-    A server that answers `POST /sessions` with an older session shows there what others sent before.
+    If the server answers `POST /sessions` with an older session, that session shows what others sent before.
     """
     return has_text_of(turn, fact) or (fact.position == 0 and not turn.is_from_before(fact.sent_after))
 
 
 def is_key_valid(run: Run, sent_after: str, sent_by: str) -> bool:
-    """Whether the server still knows the idempotency key of a request; it keeps keys by principal."""
+    """Whether the server still knows the idempotency key of a request. It keeps keys by principal."""
     return sent_by == run.principal and parse_time(run.server_now()) - parse_time(sent_after) < KEY_LIFETIME

@@ -1,4 +1,4 @@
-"""What one process knows of a server's memory for idempotency keys: a restart or a failover may lose it."""
+"""What one process knows about the idempotency keys that a server holds. A restart or a failover may lose them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spectron_migrate.records import Infer, canonical_json
 
 @dataclass(frozen=True, slots=True)
 class KeyQuestion:
-    """A preview under the key of a write: the server makes it only if it does not know the key."""
+    """A preview under the key of a write. The server makes the preview only if it does not know the key."""
 
     fact: IntendedFact
 
@@ -26,7 +26,7 @@ class KeyQuestion:
 
     @property
     def infer(self) -> Infer:
-        """Of the write, whose stored answer the server may give."""
+        """That of the write, because the server may repeat the write's stored answer."""
         return self.fact.infer
 
     @property
@@ -41,18 +41,18 @@ Held = tuple[IntendedFact, str]
 
 @dataclass
 class KeyMemory:
-    """Events are numbered: what was sent before the newest loss may be forgotten."""
+    """Sends and losses are numbered together: a key that was sent before the newest loss may be forgotten."""
 
     question_works: bool = False
-    """Whether the server answered the key question for a key that it holds as it should."""
+    """Whether the server gave the right answer to the key question, for a key that it must hold."""
     held_reason: str = ""
-    """How it answered then."""
+    """The words of that answer."""
     asked_in_vain: set[str] = field(default_factory=set)
     """Keys that should be held, for which it made a preview or did not answer."""
     newest_held: Held | None = None
-    """The newest write that this process had answered; before its first, that of the ledger."""
+    """The newest answered write of this process; before its first one, the newest in the ledger."""
     has_begun: bool = False
-    """Whether the ledger was asked for it."""
+    """Whether the ledger has been asked for it."""
     _events: int = 0
     _lost: int = 0
     _sent: dict[str, tuple[int, Held | None]] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class KeyMemory:
     _refused: int = 0
 
     def begin(self, held: Held | None) -> None:
-        """The process begins; `held`: the newest write of earlier ones that was answered."""
+        """The process begins; `held`: the newest answered write of earlier processes."""
         self.has_begun = True
         self.newest_held = self._before = held
 
@@ -70,12 +70,15 @@ class KeyMemory:
         self._sent[key] = (self._events, self.newest_held)
 
     def note_lost(self) -> None:
-        """A key that should be held is not, or the server may have restarted."""
+        """The server lacks a key that it should hold, or may have restarted."""
         self._events += 1
         self._lost = self._events
 
     def note_refused_connections(self, refused: int) -> None:
-        """`refused`: connections that the server's host has refused so far, as it does while the server restarts."""
+        """`refused`: how many connections the server's host has refused so far.
+
+        It does so while the server restarts.
+        """
         if refused > self._refused:
             self._refused = refused
             self.note_lost()
@@ -85,7 +88,7 @@ class KeyMemory:
         self._sent.pop(key, None)
 
     def held_before(self, key: str) -> Held | None:
-        """A write that was answered before this key was sent: if its key is forgotten, this one may be."""
+        """A write that was answered before this key was sent: if its key is forgotten, this one may be too."""
         return self._sent[key][1] if key in self._sent else self._before
 
     def may_be_forgotten(self, key: str) -> bool:

@@ -1,8 +1,8 @@
 """Asks the server whether it still holds an idempotency key, without writing anything (docs/protocol.md, Recovery).
 
-The question is a preview under the key of the write. A server that holds the key answers 409, because the body is
-another; one that has forgotten it makes the preview and stores nothing. So a restart or a failover that loses keys
-does not lead to a second copy of what is stored.
+The question is a preview under the key of the write. A server that holds the key answers 409, because the body differs.
+A server that has forgotten it makes the preview and stores nothing. So nothing is stored twice after a restart or a
+failover that loses keys.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from spectron_migrate.records import Receipt, format_time, parse_time
 from spectron_migrate.spectron.answers import Doubt, InFlight, KeyNotHeld, OtherBody, Refused, ScopeRejected
 
 QUESTION = "a preview under a key that is held"
-"""The question under which the ledger keeps that this endpoint answers the key question."""
+"""The name under which the ledger records that an endpoint answers the key question."""
 MOST_IN_VAIN = 3
-"""After so many keys that should be held and are not, the key question is no longer trusted."""
+"""After this many keys that the server should hold and does not, the key question is no longer trusted."""
 
 
 class Key(Enum):
-    """What the server knows of a key."""
+    """What the server knows about a key."""
 
     HELD = "held"
-    """The same bytes bring the first answer back and write nothing."""
+    """A resend of the same bytes brings the first answer back and writes nothing."""
     FORGOTTEN = "forgotten"
-    """The same bytes would be written again."""
+    """A resend of the same bytes would be written again."""
     UNKNOWN = "unknown"
     """The answers of this server prove nothing: the key counts as forgotten."""
 
 
 async def ask_key(run: Run, fact: IntendedFact) -> Key | FactResult:
-    """Whether the server still holds the key of a write; another result where it does not say so.
+    """Whether the server still holds the key of a write; another result if its answer does not show that.
 
-    A Receipt is the answer that it stored for the write.
+    A Receipt is the server's stored answer to the write.
     """
     usable = await _is_usable(run)
     if not isinstance(usable, bool):
@@ -65,7 +65,7 @@ async def ask_key(run: Run, fact: IntendedFact) -> Key | FactResult:
 async def may_be_forgotten(run: Run, key: str) -> bool:
     """Whether the server may have forgotten a key since it was sent, as far as we can tell.
 
-    It has if it forgot a key that it held before. It may have if it refused a connection, as a server does while it
+    It may have if it forgot a key that it held earlier, or if it refused a connection, as a server does while it
     restarts.
     """
     memory = run.deferred.keys
@@ -80,7 +80,7 @@ async def may_be_forgotten(run: Run, key: str) -> bool:
 
 
 async def remember_held_key(run: Run) -> None:
-    """Before the first byte of this process leaves: keep the newest write that the ledger says was answered."""
+    """Before this process sends its first byte: remember the newest answered write in the ledger."""
     memory = run.deferred.keys
     if not memory.has_begun:
         since = format_time(parse_time(run.now()) - KEY_LIFETIME + timedelta(hours=1))
@@ -94,9 +94,11 @@ def _is_worth_asking(run: Run, key: str) -> bool:
 
 
 async def _is_usable(run: Run) -> bool | FactResult:
-    """Whether the answer to a key question can be trusted: first it asks about a key that should be held.
+    """Whether the answer to a key question can be trusted.
 
-    While no such key is known, only the words of the answer count.
+    The first question is about a key that the server should hold.
+
+    While no such key is known, the answer is taken as it is.
     """
     memory = run.deferred.keys
     if not memory.question_works and not memory.held_reason:

@@ -1,7 +1,7 @@
-"""A key of another ledger's that the server still knows, after an adoption (docs/protocol.md, Adoption).
+"""After an adoption: a key of another ledger that the server still knows (docs/protocol.md, Adoption).
 
-The server has stored the fact under this key, with other bytes. So its turn is there: either it arrived after the
-adoption looked, or it was adopted for another fact with the same text, from which nothing tells it apart.
+The server has stored the fact under this key, with other bytes. So its turn is there. Either the turn arrived after the
+adoption's search, or it was adopted for another fact with the same text, because nothing tells the two apart.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from spectron_migrate.spectron.api import UnknownSession
 from spectron_migrate.spectron.rows import Turn
 
 LAG_S = 1.0
-"""Pause before the text is asked for again: what arrived a moment ago may not be found yet."""
+"""Pause before the text is looked up again: what arrived a moment ago may not be found yet."""
 
 
 async def settle_known_key(run: Run, fact: IntendedFact) -> SendOutcome | None:
-    """Give the fact the turn of its key, or a key of its own; None where no turn has its text."""
+    """Give the fact the turn of its key, or a key that the server does not know; None if no turn has its text."""
     if await run.writer.grouped(adoption.last_adopted) is None:
         return None
     sought = await run.writer.grouped(lambda ledger: adoption.read_sought(ledger, [fact.id])[0])
@@ -49,10 +49,10 @@ async def settle_known_key(run: Run, fact: IntendedFact) -> SendOutcome | None:
 
 
 async def _find_turn(run: Run, fact: IntendedFact, sought: SoughtFact) -> tuple[str, Turn] | None:
-    """A turn with the text of the fact that is no other fact's, and its session by the server's id."""
+    """A turn with the fact's text that belongs to no other fact, with the server's id of its session."""
     text = sought.text
     if await run.writer.grouped(_is_shared, sought, text):
-        return None  # nothing tells in which of several scopes the session is
+        return None  # nothing shows in which of several scopes the session is
     try:
         answer = await query_words(run, fact, text)
     except ScopeRefused:
@@ -78,7 +78,7 @@ async def _turns(run: Run, session: str) -> Sequence[Turn]:
 
 
 def _claimed_turns(ledger: Ledger, server_id: str) -> set[str] | None:
-    """Turns of a session that are a fact's; None where this ledger writes to it, and nobody else."""
+    """Turns of a session that belong to facts or residue; None if this ledger itself writes to the session."""
     known = adoption.known_session(ledger, server_id)
     if known is None:
         return set()

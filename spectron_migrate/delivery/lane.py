@@ -1,7 +1,7 @@
 """One lane: first what is in doubt, then what is planned.
 
-The `full` facts go oldest first, with at most one undecided send in the lane. The `none` facts go side by side, with
-at most one undecided send in each session (docs/protocol.md, Order).
+The `full` facts are sent oldest first, with at most one undecided send in the lane. The `none` facts are sent side by
+side, with at most one undecided send in each session (docs/protocol.md, Order).
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ async def _deliver_full(run: Run, lane: str, work: LaneWork) -> None:
 
 
 async def _decide_full(run: Run, lane: str) -> bool:
-    """Decide what is in doubt; False where the lane must not go on."""
+    """Decide what is in doubt; False if the lane must not go on."""
     facts = await run.writer.grouped(sending.intended_facts, lane=lane)
     doubts = [fact for fact in facts if fact.infer == "full"]
-    # Over all sessions of the lane they were sent one after the other, so they are decided together.
+    # They were sent one after the other, over all sessions of the lane, so they are decided together.
     if doubts and (run.should_stop() or await recover(run, doubts) not in GOES_ON):
         return False
     for batch in await run.writer.grouped(batches.intended_batches, lane):
@@ -56,7 +56,7 @@ async def _decide_full(run: Run, lane: str) -> bool:
 
 
 async def _deliver_none(run: Run, lane: str, work: LaneWork) -> None:
-    """A doubt that stays holds its own session only."""
+    """Send the `none` facts. A doubt that remains holds only its own session."""
     if work.has_doubts and not await _decide_none(run, lane):
         return
     most = run.session_size * (1 + run.spare_streams)
@@ -71,7 +71,7 @@ async def _deliver_none(run: Run, lane: str, work: LaneWork) -> None:
 
 
 async def _decide_none(run: Run, lane: str) -> bool:
-    """Decide what is in doubt, session by session; False where that was deferred."""
+    """Decide what is in doubt, session by session; False if that was deferred."""
     by_session: dict[int, list[IntendedFact]] = {}
     for fact in await run.writer.grouped(sending.intended_facts, lane=lane):
         if fact.infer == "none":
@@ -84,12 +84,14 @@ async def _decide_none(run: Run, lane: str) -> bool:
             for batch in intended
             if batch.session.infer == "none"
         ]
-    # If one was deferred, whatever comes next may wait for the same thing.
+    # If one was deferred, the next facts may have to wait for the same thing.
     return all(task.result() is not SendOutcome.DEFERRED for task in tasks)
 
 
 async def _recover_session(run: Run, session: SessionRow, doubt: Sequence[IntendedFact] | IntendedBatch) -> SendOutcome:
-    """Decide what is in doubt in a session of `none` facts; it is closed if that fails, and never written to."""
+    """Decide what is in doubt in a session of `none` facts; if that fails, the session is closed and no longer written
+    to.
+    """
     if run.should_stop():
         return SendOutcome.DEFERRED
     run.taken_sessions.add(session.id)
@@ -105,7 +107,7 @@ async def _recover_session(run: Run, session: SessionRow, doubt: Sequence[Intend
 
 @contextmanager
 def _extra_streams(run: Run, wanted: int) -> Iterator[int]:
-    """Reserve up to that many of the streams that all lanes share."""
+    """Reserve up to this many of the streams that all lanes share."""
     extra = min(wanted, run.spare_streams)
     run.spare_streams -= extra
     try:

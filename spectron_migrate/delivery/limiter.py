@@ -1,15 +1,15 @@
-"""Limits the requests in flight: finds the best number by itself, up to a maximum, and obeys a rate if one is set.
+"""Limits the requests in flight. Finds the best number by itself, up to a maximum, and obeys a rate if one is set.
 
-It begins with a slow start while latency stays low, then takes small steps up while all goes well, and steps down
-when the server is overloaded. That shows in two ways. Each 429 or 503 takes one slot away. And the mean latency of a
-round (about as many responses as there are slots) is compared with the best one: where it is much longer, requests
-queue at the server, and by Little's law it really works on slots x best / now of them. A smaller limit must improve
-latency; where it does not, the server itself became slower and the limit goes back up, because otherwise noise and
-long texts would throttle the run for good.
+It begins with a slow start while latency stays low, then takes small steps up while all goes well, and steps down when
+the server is overloaded. Overload shows in two ways. Each 429 or 503 takes one slot away. And the mean latency of a
+round (about as many responses as there are slots) is compared with the best one. If it is much longer, requests queue
+at the server, and by Little's law the server really works on slots x best / now of them. A smaller limit must improve
+latency. If it does not, the server itself became slower, and the limit goes back up; otherwise noise and long texts
+would throttle the run for good.
 
-Writes go before requests that prepare writes (scopes, sessions): the slots of many lanes that all prepare would
-otherwise keep the first memory waiting. Where writes leave slots free, lanes are prepared beside them. Scopes get half
-of the slots at most, so that a lane whose scope is registered need not wait for a slot again.
+Writes go before requests that prepare writes (scopes, sessions). Otherwise many lanes that all prepare would take every
+slot, and the first memory would wait. If writes leave slots free, lanes are prepared beside them. Scopes get at most
+half of the slots, so that a lane whose scope is registered need not wait for a slot again.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from spectron_migrate.spectron.api import Sleep
 START = 4
 FIRST_ROUNDS = 16
 LEAST_ROUND = 48
-"""Responses in one round, at least: in slow start, and later."""
+"""The least number of responses in one round: in slow start, and later."""
 LEARNS = 0.3
-"""How far a better round moves the best latency, so that one lucky round does not set it."""
+"""How far one better round moves the best latency, so that a single lucky round does not set it."""
 DOUBTFUL = 8
-"""Rounds between `ROOM` and `QUEUEING` after which a smaller limit is tried."""
+"""After this many rounds between `ROOM` and `QUEUEING`, a smaller limit is tried."""
 ROOM = 1.25
-"""Up to this times the best latency, more requests may fit."""
+"""Below this multiple of the best latency, more requests may fit."""
 QUEUEING = 1.6
-"""From this times the best latency on, requests queue at the server."""
+"""Above this multiple of the best latency, requests queue at the server."""
 LONGER = 1.1
-"""From this times the best latency on, `why` reports a limit that latency set."""
+"""Above this multiple of the best latency, `why` reports that latency set the limit."""
 LONGEST_WAIT = 4
-"""Rounds to stay at a limit, at most, before one more slot is tried."""
+"""After at most this many rounds at a limit, one more slot is tried."""
 RECENT_S = 30.0
 """How long `why` reports a response that slowed the run down."""
 
@@ -119,12 +119,12 @@ class Limiter:
 
     @property
     def paused_s(self) -> float:
-        """For how many seconds no slot is given out, because the server throttled one request after the other."""
+        """For how many seconds no slot is given out, because the server throttled one request after another."""
         return max(0.0, self._paused_until - self._clock())
 
     @property
     def why(self) -> str:
-        """What slows the run down now, for the progress line; empty where nothing does."""
+        """What slows the run down now, for the progress line; empty if nothing does."""
         now = self._clock()
         while self._recent and self._recent[0][0] < now - RECENT_S:
             self._recent.popleft()
@@ -140,7 +140,7 @@ class Limiter:
 
     @property
     def summary(self) -> str | None:
-        """What slowed the run down so far, for its summary; None where nothing did."""
+        """What slowed the run down so far, for its summary; None if nothing did."""
         causes = [f"{count} answers {status}" for status, count in sorted(self.throttled.items())]
         if self.queued:
             causes.append(f"answers that took much longer than at best ({counted(self.queued, 'time')})")
@@ -166,7 +166,7 @@ class Limiter:
             self._end_round()
 
     def _note_prepared(self, kind: Kind, took_s: float) -> None:
-        """Requests that prepare writes have a latency of their own, and are compared with each other alone."""
+        """Requests that prepare writes have a latency of their own, and are compared only with each other."""
         best_s = self._prepared_best_s.get(kind, float("inf"))
         if self._slow_start and self._is_scarce and took_s < QUEUEING * best_s:
             self._set(self.limit + 1.0)
@@ -211,7 +211,7 @@ class Limiter:
             limit, then_s = self._before
             self._before = None
             if mean_s > then_s * (1 + self.limit / limit) / 2:
-                self._best_s = mean_s  # fewer in flight did not help: this is the latency now
+                self._best_s = mean_s  # fewer requests in flight did not help: this is the server's latency now
                 self._set(limit)
                 return
         lower_s = self._best_s - mean_s
@@ -232,7 +232,7 @@ class Limiter:
     def _shrink(self, slower: float, mean_s: float) -> None:
         """Lower the limit to what the server really works on, by the best latency; the next round is the test."""
         if self.limit <= START:
-            return  # so few harm no server, and a single one would leave it idle between requests
+            return  # so few harm no server, and a single one would leave the server idle between requests
         self.queued += slower > QUEUEING
         self._before = (self.limit, mean_s)
         self._held, self._stepped, self._step = 0, False, 1.0

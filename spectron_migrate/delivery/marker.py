@@ -1,4 +1,4 @@
-"""The marker that a run leaves on the server, so that a ledger which is older than the server finds that out.
+"""The marker that a run leaves on the server. By it a ledger that is older than the server finds that out.
 
 A marker is a scope node below each constant prefix of the run's targets, such as `user/x---m<migration>-<number>`.
 Nothing is ever written to it. See docs/protocol.md, A ledger that is lost, restored or copied.
@@ -21,7 +21,7 @@ from spectron_migrate.spectron.api import MAX_READ_WAIT_S, Sleep, SpectronApi
 from spectron_migrate.spectron.wire import InDoubt, NotBegun
 
 NEW_NUMBER_AFTER_S = 12 * 3600.0
-"""A process that goes on for longer takes a new number so often."""
+"""A process that runs for longer than this takes a new number each time it has passed."""
 TRIES = 6
 _MARKER = re.compile(re.escape(MARKER) + r"([0-9a-f]+)(?:\.([0-9]+\.[0-9]+))?-([0-9]+)")
 BEHIND_HINT = (
@@ -35,7 +35,7 @@ OTHER_SERVER_HINT = (
 
 
 def is_marker(path: str) -> bool:
-    """Whether a scope is the marker of a run, of whatever migration."""
+    """Whether a scope is the marker of a run, of any migration."""
     return _MARKER.fullmatch(path.rsplit("/", 1)[-1]) is not None
 
 
@@ -52,9 +52,9 @@ class RunMarker:
         return self._own.setdefault(ledger.path, OwnWork(now))
 
     def forget_sessions(self, ledger: Ledger, *, now: str) -> None:
-        """Others may have written to the sessions and scopes of this process meanwhile: it looks again before each use.
+        """Others may have written to the sessions and scopes of this process: it checks them again before each use.
 
-        Where a replica that lagged took over, what another worker wrote may be gone from the ledger.
+        If a lagging replica took over, the ledger may have lost what another worker wrote.
         """
         if (own := self._own.get(ledger.path)) is not None:
             own.sessions.clear()
@@ -76,7 +76,8 @@ class RunMarker:
         *,
         now: str,
     ) -> list[str]:
-        """Take the ledger's next number and register its markers; returns why those that are lacking could not be made.
+        """Take the ledger's next number and register its markers; returns for each one that is lacking why it could not
+        be made.
 
         Raises Unreachable and KeyRefused. The number is durable before the first request.
         """
@@ -98,23 +99,23 @@ class RunMarker:
         return refused
 
     async def check_again(self, ledger: Ledger, api: SpectronApi, mapping: ScopeMapping) -> None:
-        """After `leave`: whether a copy of this ledger left its marker at the same moment.
+        """After `leave`: check whether a copy of this ledger left its marker at the same moment.
 
-        Of two processes that first leave a marker and then list, at least one sees the other's. Raises WrongLedger,
+        If two processes each leave a marker and then list, at least one of them sees the other's. Raises WrongLedger,
         Unreachable and KeyRefused.
         """
         for attempt in range(TRIES):
             try:
                 listed = [node.path for node in await api.scopes()]
             except ScopeRefused:
-                return  # warned of before
+                return  # there was a warning before
             check_markers(ledger, mapping, listed)
             if shows_newest_marker(ledger, listed):
                 return
             await self._sleep(backoff_s(attempt, first_s=0.25, longest_s=8.0, asked_s=None))
 
     async def _mark(self, ledger: Ledger, api: SpectronApi, path: str, now: str) -> str | None:
-        """Register one node; returns why the key may not."""
+        """Register one node; returns why the key may not do that, or None."""
         created, why = False, None
         try:
             created = await self._register(api, path)
@@ -128,7 +129,7 @@ class RunMarker:
         return why
 
     async def _register(self, api: SpectronApi, path: str) -> bool:
-        """Register a node, trying again where it is unknown what became of that; True where this call created it."""
+        """Register a node; tries again if the outcome is unknown. True if this call created it."""
         for attempt in range(TRIES):
             asked_s = None
             try:
@@ -149,7 +150,7 @@ class RunMarker:
 
 
 def prefixes_of(mapping: ScopeMapping, targets: Iterable[str]) -> list[str]:
-    """The constant prefixes of the mapping that lead to the targets: of each target the longest one (pure)."""
+    """The constant prefixes of the mapping that lead to the targets, for each target the longest one (pure)."""
     longest_first = sorted(mapping.constant_prefixes, key=len, reverse=True)
     found = {
         prefix
@@ -160,7 +161,7 @@ def prefixes_of(mapping: ScopeMapping, targets: Iterable[str]) -> list[str]:
 
 
 def check_markers(ledger: Ledger, mapping: ScopeMapping, listed: Iterable[str]) -> None:
-    """Raises WrongLedger where the server has a marker of this migration that the ledger does not know."""
+    """Raises WrongLedger if the server has a marker of this migration that the ledger does not know."""
     prefixes, unknown = set(mapping.constant_prefixes), _unknown_markers(ledger, listed)
     others = [path for path in unknown if path.rsplit("/", 1)[0] in prefixes]
     if not others:
@@ -173,7 +174,10 @@ def check_markers(ledger: Ledger, mapping: ScopeMapping, listed: Iterable[str]) 
 
 
 def take_over_markers(ledger: Ledger, listed: Iterable[str], *, now: str) -> None:
-    """Note all markers of this migration as known: what their runs wrote was looked for. Call inside a transaction."""
+    """Record all markers of this migration as known, because what their runs wrote has been looked for.
+
+    Call inside a transaction.
+    """
     markers.note_known(ledger, _unknown_markers(ledger, listed).values(), now)
 
 
@@ -184,19 +188,19 @@ def shows_own_marker(ledger: Ledger, listed: Iterable[str]) -> bool:
 
 
 def shows_newest_marker(ledger: Ledger, listed: Iterable[str]) -> bool:
-    """Whether the listing is of a moment after the newest marker of this ledger was left."""
+    """Whether the listing is newer than the newest marker of this ledger."""
     newest = max((int(name) for name in markers.known_markers(ledger) if name.isdigit()), default=0)
     return str(newest) in _markers_of_migration(ledger, listed).values()
 
 
 def _unknown_markers(ledger: Ledger, listed: Iterable[str]) -> dict[str, str]:
-    """Markers of this migration that the ledger does not know, with the names that it would know them by."""
+    """Markers of this migration that the ledger does not know, with the names that it would use for them."""
     known = markers.known_markers(ledger)
     return {path: name for path, name in _markers_of_migration(ledger, listed).items() if name not in known}
 
 
 def _markers_of_migration(ledger: Ledger, listed: Iterable[str]) -> dict[str, str]:
-    """Markers of this migration, with the names that a ledger knows them by."""
+    """Markers of this migration, with the names that a ledger uses for them."""
     migration = markers.marked_migration(ledger)
     found = {path: match for path in listed if (match := _MARKER.fullmatch(path.rsplit("/", 1)[-1]))}
     return {

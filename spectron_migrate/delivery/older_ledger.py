@@ -1,7 +1,8 @@
-"""Whether the server has writes of this migration that the ledger does not know, because it is older or was copied.
+"""Checks whether the server has writes of this migration that the ledger lacks, because the ledger is older or was
+copied.
 
-Checked before this process first writes to a session of an earlier process, and before it opens another session in a
-scope of one (docs/protocol.md, A ledger that is lost, restored or copied).
+This is checked before the process first writes to a session of an earlier process, and before it opens a session in a
+scope of an earlier process (docs/protocol.md, A ledger that is lost, restored or copied).
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ from spectron_migrate.spectron.api import MAX_K, SpectronApi, UnknownSession
 from spectron_migrate.spectron.rows import Turn
 
 CHECKED_FIRST = 256
-"""What shares sessions, and is checked before anything is sent. A ledger that is behind shows at the first ones,
-because a run always begins with the same ones; the others are checked right before their own first write."""
+"""How many groups of facts that share sessions are checked before anything is sent.
+
+Every run begins with the same ones, so a ledger that is behind shows there; the others are checked right before their
+own first write.
+"""
 AT_ONCE = 8
 SPLIT, PART = 1000, 100
-"""Characters from which a text may be stored in several passages, and the least that the first one has."""
+"""A text of this many characters or more may be stored in several passages; and the least length of the first one."""
 _LONGEST_QUERY = 1_000
 
 Read = Callable[..., Awaitable[Any]]
@@ -42,9 +46,9 @@ Read = Callable[..., Awaitable[Any]]
 async def check_ledger_age(
     ledger: Ledger, api: SpectronApi, own: OwnWork, plan: int, *, applications_write: bool
 ) -> None:
-    """Raises WrongLedger where the server has writes that the ledger does not know, or lacks some that it knows.
+    """Raises WrongLedger if the server has writes that the ledger does not know, or lacks some that it knows.
 
-    `applications_write`: they may write the same texts, so that scopes are not searched. Raises KeyRefused and
+    `applications_write`: applications may write the same texts, so scopes are not searched. Raises KeyRefused and
     Unreachable.
     """
     sessions = set(known.sessions_in_doubt(ledger))
@@ -83,7 +87,7 @@ def _is_to_search(ledger: Ledger, own: OwnWork, fact: NextFact, *, applications_
 
 
 async def may_use_session(run: Run, session: SessionRow) -> bool:
-    """Whether the ledger knows all of an open session; if not, the run stops."""
+    """Whether the ledger knows everything in an open session; if not, the run stops."""
     if session.id in run.own.sessions:
         return True
     there = await run.writer.grouped(known.known_session, session.id)
@@ -94,7 +98,9 @@ async def may_use_session(run: Run, session: SessionRow) -> bool:
 
 
 async def may_open_session(run: Run, fact: PlannedFact) -> bool:
-    """Whether the ledger knows all of the scopes in which a first session for these facts is opened; see above."""
+    """Whether the ledger knows everything in the scopes in which the first session for this fact is opened; if not, the
+    run stops.
+    """
     group = (fact.selector, fact.run, fact.infer)
     if run.applications_write or group in run.own.groups:
         return True
@@ -126,7 +132,7 @@ async def _holds(run: Run, key: str, checking: Awaitable[None]) -> bool:
 
 
 async def _check_session(api: SpectronApi, session: SessionTurns, ledger: Ledger) -> None:
-    """Compare the turns of a session with the ledger; a session that is gone shows nothing."""
+    """Compare the turns of a session with the ledger. A session that is gone shows nothing."""
     try:
         turns = await api.turns(session.server_id, shows=lambda listed: session.claimed <= {one.id for one in listed})
     except (UnknownSession, ScopeRefused):
@@ -148,9 +154,10 @@ async def _check_session(api: SpectronApi, session: SessionTurns, ledger: Ledger
 
 
 def unknown_turns(session: SessionTurns, turns: Sequence[Turn]) -> list[Turn]:
-    """The turns that cannot be of a fact that the ledger knows (pure).
+    """The turns that belong to no fact that the ledger knows (pure).
 
-    As many as there are facts in doubt may be theirs, whatever their text; more only if they have such a text.
+    As many turns as there are facts in doubt may be theirs, whatever their text. Further ones must have the text of one
+    of them.
     """
     unclaimed = [turn for turn in turns if turn.id not in session.claimed | session.explained]
     if len(unclaimed) <= session.in_doubt:
@@ -161,7 +168,8 @@ def unknown_turns(session: SessionTurns, turns: Sequence[Turn]) -> list[Turn]:
 async def _check_scope(api: SpectronApi, selector: Selector, fact: int, read: Read, ledger: Ledger) -> None:
     """Look for the text of a fact that this ledger has not sent.
 
-    A run writes a scope's oldest memories first, so a ledger that is behind lacks the receipt of the next one.
+    A run writes a scope's oldest memories first. So if the ledger is behind, the next memory is there without a
+    receipt.
     """
     text = await read(known.text_of, fact)
     try:
@@ -178,8 +186,8 @@ async def _check_scope(api: SpectronApi, selector: Selector, fact: int, read: Re
     hits = [hit.id for hit in found.hits if hit.source == "memory_chunk" and _begins(text, hit.text)]
     if found.tier == "cache" or len(hits) >= MAX_K:
         return
-    # In this order, because other workers send equal texts meanwhile: what the answer shows was intended before it, and
-    # what gets its receipt after the count is claimed.
+    # The order matters, because other workers may send equal texts meanwhile. Whatever the answer shows was intended
+    # before it, and whatever gets its receipt after the count is then claimed.
     copies = await read(known.copies_without_passage, selector, text)
     unclaimed = set(hits) - set(await read(sending.claimed_passages, hits))
     if len(unclaimed) > copies:
@@ -192,7 +200,7 @@ async def _check_scope(api: SpectronApi, selector: Selector, fact: int, read: Re
 
 
 def _begins(text: str, passage: str) -> bool:
-    """Whether a passage is the text, or of a long text its first piece."""
+    """Whether a passage is the text, or the first piece of a long text."""
     whole, piece = folded(text), folded(passage)
     if len(text) < SPLIT:
         return whole == piece

@@ -1,4 +1,4 @@
-"""What a send can come to, and how facts become undecidable."""
+"""The possible outcomes of a send, and how facts become undecidable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spectron_migrate.ledger.read import adoption
 from spectron_migrate.ledger.sending import IntendedFact
 
 EXCERPT = 160
-"""Letters of a text that a reason shows at most."""
+"""The most characters of a text that a reason shows."""
 
 
 class SendOutcome(Enum):
@@ -30,13 +30,13 @@ class SendOutcome(Enum):
     """Still in doubt, with retries left: the next run continues recovery where this one stopped."""
     NEVER_SENT = "never sent"
     SESSION_ENDED = "session ended"
-    """The server no longer knows the session and has not stored the fact: it goes on in a new one."""
+    """The server no longer knows the session and has not stored the fact, which goes on in a new session."""
     PLANNED_AGAIN = "planned again"
-    """Under another key: it is the next one."""
+    """The fact is planned again under another key, and is the next one to send."""
 
 
 def code_of(reason: str) -> str:
-    """The first word of why something is in doubt, a status or the kind of an error: the rest may repeat a text."""
+    """The first word of why something is in doubt: a status or the kind of an error. The rest may repeat a text."""
     return reason.split()[0].rstrip(":") if reason.strip() else ""
 
 
@@ -57,7 +57,7 @@ async def give_up(run: Run, facts: Sequence[IntendedFact], reason: str) -> SendO
 
 
 def with_texts(reason: str, sent: str, stored: str) -> str:
-    """The reason with what was sent and what Spectron has in its place, around the first letter that differs."""
+    """The reason, with what was sent and what Spectron has instead, around the first character that differs."""
     at = next((at for at, (one, two) in enumerate(zip(sent, stored, strict=False)) if one != two), 0)
     return f"{reason}: sent {_around(sent, at)}, stored {_around(stored, at)}"
 
@@ -69,15 +69,15 @@ def _around(text: str, at: int) -> str:
 
 
 async def is_of_other_ledger(run: Run, intent: IntendedFact | IntendedBatch) -> bool:
-    """Whether a key that the server knows with other bytes was used by another ledger than this one.
+    """Whether it was another ledger that used a key which the server knows with other bytes.
 
-    After an adoption it is known that there was one; then the fact is refused, as after a send of our own.
+    After an adoption that is known anyway; then the fact is refused, as after a send of our own.
     """
     return not intent.was_sent and await run.writer.grouped(adoption.last_adopted) is None
 
 
 async def stop_older_ledger(run: Run, facts: Sequence[IntendedFact]) -> SendOutcome:
-    """The server knows keys that this ledger never sent: another ledger did, and the run ends with exit code 2.
+    """The server knows keys that this ledger never sent, so another ledger did: end the run with exit code 2.
 
     The facts are planned again; the server stored nothing for these requests.
     """
@@ -93,7 +93,7 @@ async def stop_older_ledger(run: Run, facts: Sequence[IntendedFact]) -> SendOutc
 
 
 async def stop_wrong_session(run: Run, facts: Sequence[IntendedFact], session_id: str) -> SendOutcome:
-    """The server wrote to another session than ours: stop the scope; its facts may be anywhere."""
+    """The server wrote to another session than ours: stop the scope, because its facts may be anywhere."""
     reason = f"Spectron wrote to session {session_id} instead of ours"
     run.stopped_scopes[facts[0].session.selector] = reason
     return await give_up(run, facts, reason)

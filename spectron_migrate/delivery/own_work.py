@@ -1,4 +1,4 @@
-"""What this process itself has begun in a ledger: the ledger knows all of that, so no proof of it is needed."""
+"""What this process itself has begun. The ledger knows all of it, so it need not be checked."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ class OwnWork:
     """Kept over all runs of one process from one ledger."""
 
     began: str
-    """By our own clock; after a lost connection, when it was made anew. What the ledger noted before that may be from
-    another process."""
+    """When the process began, by our own clock; after a lost connection, when the new one was made.
+
+    What the ledger recorded earlier may be from another process.
+    """
     marked_at: str | None = None
     """When this process last marked the server; None if it has not yet."""
     sessions: set[int] = field(default_factory=set)
     """Sessions that it opened, or listed before it used them."""
     groups: set[SessionGroup] = field(default_factory=set)
-    """Those for which it has looked in their scopes, or opened a session."""
+    """Groups for which it has searched the scopes, or opened a session."""

@@ -1,4 +1,4 @@
-"""Whether a stored text can be found: its turn shows that it is stored, and its passage that a search finds it."""
+"""Whether a stored text can be found. Its turn shows that it is stored; its passage shows that a search finds it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _LONGEST_QUERY = 1_000
 
 
 class Passage(Enum):
-    """What the queries showed if they named no passage."""
+    """The result if the queries named no passage."""
 
     ABSENT = "absent"
     UNKNOWN = "unknown"
-    """The key may not ask, or there are as many hits as a query can show, equal and all of other memories."""
+    """The key may not query, or the query shows as many hits as it can, all of them equal and of other memories."""
     UNANSWERED = "unanswered"
 
 
 async def query_words(run: Run, fact: IntendedFact, text: str) -> Recall:
-    """All passages with words of a text in the exact scopes of a fact, duplicates too; raises as the client does."""
+    """All passages with words of a text in the exact scopes of a fact, duplicates included. Raises as the API does."""
     return await run.api.query(
         text[:_LONGEST_QUERY],
         lens=fact.session.selector,
@@ -40,7 +40,7 @@ async def query_words(run: Run, fact: IntendedFact, text: str) -> Recall:
 
 
 async def find_passage(run: Run, fact: IntendedFact, turn: Turn) -> str | Passage:
-    """The id of the passage of a turn that no other memory has, asked for in its exact scopes."""
+    """The id of the turn's passage, if no other memory has it; looked up in the exact scopes."""
     progress = run.progress(fact.key)
     while True:
         try:

@@ -19,11 +19,13 @@ from spectron_migrate.spectron.rows import ScopeNode, Turn
 from spectron_migrate.spectron.scopes import ancestors
 
 SESSIONS_ASKED = 5
-"""Sessions that may have ended before the server counts as another one."""
+"""At most this many sessions are asked for. If all of them have ended, the server counts as another one."""
 ALWAYS_ASKED = 2
-"""That of the turn that was planned last, and the newest: several workers may write to others after it was opened."""
+"""The session of the turn that was planned last, and the newest one: several workers may write to others after it was
+opened.
+"""
 LAG_S = 8.0
-"""For so long a listing that lacks turns is asked for again: that is no hanging."""
+"""For this long a listing that lacks turns is asked for again; that does not count as hanging."""
 
 
 async def check_server(
@@ -41,9 +43,9 @@ async def check_server(
 ) -> Me:
     """Check that the plan may be written to this server with this key, and mark the server; returns whose key it is.
 
-    `applications_write`: they register scopes too, which are not foreign, and may write the same texts.
-    `retry_refused`: what was refused is sent as well. Raises KeyRefused, NotLegal for scopes that others made, and
-    WrongLedger for another server than the one this ledger wrote to, and where another ledger has written.
+    `applications_write`: applications register scopes too, which are not foreign, and may write the same texts.
+    `retry_refused`: refused facts are sent as well. Raises KeyRefused; NotLegal for scopes that others made;
+    WrongLedger if this ledger wrote to another server, or if another ledger has written to this one.
     """
     refuse_half_adopted(ledger)
     me = await api.me()
@@ -64,7 +66,7 @@ async def check_server(
             is_first, new = _is_unlisted(ledger), plans.unintended_paths(ledger, paths)
         before = set(there)
         with ledger.transaction():
-            # Later on only targets and what is above them matter; what was intended before is left as it is.
+            # Later on only targets and their ancestors matter. What was intended before is left as it is.
             kept = before if is_first else before & {node for path in new for node in [*ancestors(path), path]}
             sessions.keep_scope_listing(ledger, sorted(kept), now)
             ledger.keep_server(api.endpoint, me.principal)
@@ -78,7 +80,7 @@ async def check_server(
         for why in lacking:
             warn(f"{why}: without this marker a copy or an old backup of the ledger could write memories twice")
         if mapping.write == "batch" and not lacking:
-            # Two copies cut their batches in other places, so they would not meet each other's keys.
+            # Two copies may cut their batches differently, and then never meet each other's keys.
             await marker.check_again(ledger, api, mapping)
     with ledger.transaction():
         ledger.keep_server(api.endpoint, me.principal)
@@ -86,9 +88,11 @@ async def check_server(
 
 
 async def check_joined(ledger: Ledger, api: SpectronApi) -> Me:
-    """The checks of a process that joins others, which have checked the scopes and marked the server; whose key it is.
+    """The checks of a process that joins others, which have checked the scopes and marked the server.
 
-    Raises WrongLedger for another server than theirs. What the key may not do shows at the first write to each scope.
+    Returns whose key it is.
+
+    Raises WrongLedger if the server is not theirs. Missing grants show at the first write to each scope.
     """
     me = await api.me()
     migration = ledger.migration()
@@ -105,7 +109,7 @@ async def check_joined(ledger: Ledger, api: SpectronApi) -> Me:
 
 
 async def _listed_paths(api: SpectronApi) -> list[str]:
-    """All scopes; none where the key may not list them."""
+    """All scopes; none if the key may not list them."""
     try:
         return [node.path for node in await api.scopes()]
     except ScopeRefused:
@@ -113,7 +117,7 @@ async def _listed_paths(api: SpectronApi) -> list[str]:
 
 
 def refuse_half_adopted(ledger: Ledger) -> None:
-    """Raises WrongLedger: until everything was looked for, what is planned may be on the server already."""
+    """Raises WrongLedger while an adoption is due or unfinished: planned facts may be on the server already."""
     if (made := adoption.backup_of(ledger)) is not None:
         raise WrongLedger(
             f"the ledger at {ledger.path} is a backup of {made}: what was written since is on the server",
@@ -135,7 +139,7 @@ def _is_unlisted(ledger: Ledger) -> bool:
 async def _list_scopes(
     ledger: Ledger, api: SpectronApi, *, is_first: bool, now: str, warn: Callable[[str], None]
 ) -> list[ScopeNode]:
-    """All scopes; none, with a warning, where the key may no longer list them."""
+    """All scopes; none, with a warning, if the key may no longer list them."""
     why = None
     try:
         listed = await api.scopes()
@@ -150,10 +154,11 @@ async def _list_scopes(
 
 
 def _forget_other_server(ledger: Ledger, api: SpectronApi, listed: Sequence[str]) -> None:
-    """Forget the scopes of another server, where no session was begun: this one is listed as if for the first time.
+    """Forget the scopes of another server if no session was begun there: this one is listed as if for the first time.
 
-    For a ledger that knows of no session's id: the turns of a session show the server, else its own marker does. Raises
-    WrongLedger where sessions were begun at another endpoint, and nothing shows that this is the same server.
+    For a ledger without any session id. (With one, the turns of the session identify the server; without, only the
+    ledger's own marker does.) Raises WrongLedger if sessions were begun at another endpoint, and nothing shows that
+    this is the same server.
     """
     known = ledger.migration()
     if known is None or known.endpoint in (None, api.endpoint) or shows_own_marker(ledger, listed):
@@ -169,18 +174,18 @@ def _forget_other_server(ledger: Ledger, api: SpectronApi, listed: Sequence[str]
 
 
 async def _check_same_server(ledger: Ledger, api: SpectronApi) -> None:
-    """A server that does not list our confirmed turns is another one: continuing would write everything twice.
+    """Raises WrongLedger if the server does not list our confirmed turns: continuing would write everything twice.
 
-    A session that it no longer knows may have ended, and one whose listing hangs is left to its lane; then all others
-    that are asked must be whole or be such, and one must be whole. Where an adoption left no turn in any of them, the
-    marker shows the server.
+    A session that the server no longer knows may have ended, and one whose listing hangs is left to its lane. Then up
+    to `SESSIONS_ASKED` are asked for: none may lack turns, and at least one must be listed whole. If an adoption left
+    no turn in any of them, the marker identifies the server.
     """
     answers: list[_Answer] = []
     for number, (server_id, claimed) in enumerate(receipts.sessions_to_show(ledger, SESSIONS_ASKED)):
         if any(each.is_whole for each in answers):
             others = number >= ALWAYS_ASKED and all(each.is_whole for each in answers)
             if others or not claimed:
-                return  # one without a turn shows nothing, and its listing may hang
+                return  # a session without turns shows nothing, and its listing may hang
         answers.append(await _ask_session(api, server_id, claimed))
         if answers[-1].lacks:
             break
@@ -203,7 +208,7 @@ async def _check_same_server(ledger: Ledger, api: SpectronApi) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What the server says of one of our sessions: that it is whole, else one of the others."""
+    """What the server shows of one of our sessions: all its turns, or else one of the flags below."""
 
     any_claimed: bool
     problem: str = ""
@@ -234,7 +239,7 @@ async def _ask_session(api: SpectronApi, server_id: str, claimed: set[str]) -> _
     except Unreachable as error:
         return _Answer(any_claimed, error.message, hangs=True)
     except TimeoutError:
-        if listed is None:  # else it answers, and what it lists counts
+        if listed is None:  # otherwise it did answer, and what it listed counts
             return _Answer(any_claimed, f"Spectron at {api.endpoint} does not list session {server_id}", hangs=True)
     lacking = claimed - (listed or set())
     if not lacking:
@@ -244,7 +249,7 @@ async def _ask_session(api: SpectronApi, server_id: str, claimed: set[str]) -> _
 
 
 def _refuse_foreign_scopes(ledger: Ledger, paths: Sequence[str]) -> None:
-    """Raises NotLegal where others made a scope that the plan writes to."""
+    """Raises NotLegal if others made a scope that the plan writes to."""
     foreign = plans.foreign_paths(ledger, paths)
     if foreign:
         raise NotLegal(

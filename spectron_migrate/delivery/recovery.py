@@ -1,8 +1,8 @@
-"""What becomes of a fact that was sent: the recovery table of docs/protocol.md, row by row.
+"""Decides what becomes of a fact that was sent: the recovery table of docs/protocol.md, row by row.
 
 `decide_first_send` and `_Recovery._by_response` are that table, in its order: the first for the response to the first
-send of a fact, the second for a fact that is in doubt. What the server has stored is read by `evidence`; what the
-evidence does not decide is undecidable and goes to a person, it is never guessed.
+send of a fact, the second for the response to a resend. `evidence` reads what the server has stored. If the evidence
+does not decide, the fact is undecidable and a person decides; nothing is ever guessed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ async def decide_first_send(run: Run, fact: IntendedFact, result: FactResult) ->
         case Refused(status, reason):  # 400, 404, 410, 413, 422
             if await left_a_turn(run, fact):
                 return await recover(run, [fact], str(status))
-            if result.may_be_of_session and fact.position:  # the session took others before
+            if result.may_be_of_session and fact.position:  # the session took other facts before
                 return SendOutcome.SESSION_ENDED
             await run.writer.durable(sending.refuse, fact.id, reason)
             run.note_refusal([fact], status)
@@ -77,7 +77,7 @@ async def decide_first_send(run: Run, fact: IntendedFact, result: FactResult) ->
             return SendOutcome.DECIDED
         case KeyRejected():  # 401
             return SendOutcome.HELD
-        case ScopeRejected():  # 403, also for a session that is unknown
+        case ScopeRejected():  # 403, also if the session is unknown
             if not await has_ended(run, fact):
                 return SendOutcome.HELD
             run.stopped_scopes.pop(fact.session.selector, None)
@@ -92,9 +92,9 @@ async def decide_first_send(run: Run, fact: IntendedFact, result: FactResult) ->
 async def recover(run: Run, facts: Sequence[IntendedFact], why: str = "an earlier run") -> SendOutcome:
     """Decide facts in doubt, in the order of sending: the `full` facts of a lane, or the facts of one session.
 
-    They were sent one after the other, so those that the server has are a prefix of them. The first one that it does
-    not have may be in flight and is sent again; those after it were never sent and go back to planned.
-    `why` they are in doubt, for the log.
+    They were sent one after the other, so the server has a prefix of them. The first one that it lacks may be in
+    flight, and is sent again. Those after it were never sent, and go back to planned. `why` says, for the log, why they
+    are in doubt.
     """
     run.note_doubt(facts, why)
     if not all(run.is_due(fact.key) for fact in facts):
@@ -130,7 +130,7 @@ async def recover(run: Run, facts: Sequence[IntendedFact], why: str = "an earlie
 
 
 async def _recover_around_ended(run: Run, facts: Sequence[IntendedFact]) -> SendOutcome:
-    """Some of the facts are in a session that the server no longer knows: decide those before it, then its own.
+    """Some of the facts are in a session that the server no longer knows. Decide those before it, then those in it.
 
     Those after it were sent only if all before them were decided.
     """
@@ -193,16 +193,15 @@ class _Recovery:
                     return outcome
 
     async def _next_response(self) -> FactResult | SendOutcome:
-        """The response to the same bytes, or to the key question if that tells more; an outcome if neither may go.
+        """The response to a resend, or to the key question if that shows more; an outcome if neither may be sent.
 
-        Where there is a candidate, the bytes go again only if the server holds their key: else it would store them
-        twice.
+        With a candidate, the bytes go again only if the server holds their key: otherwise it would store them twice.
         """
         run, fact, candidate = self._run, self._fact, self._candidate
         is_valid = is_key_valid(run, fact.sent_after, fact.sent_by)
         if candidate is not None:
             await run.writer.durable(sending.note_candidate, fact.id, candidate.id)
-            # A `none` fact has nothing but its turn and passage: sent again, it could only be stored twice.
+            # A `none` fact leaves only a turn and a passage: a resend could bring nothing but a second copy.
             if not is_valid or (fact.infer == "none" and is_certain(candidate, fact)):
                 return await self._by_listing()
             if not run.deferred.left_in_flight(fact.key, fact.content):
@@ -212,7 +211,7 @@ class _Recovery:
                 if key is not Key.HELD:
                     return await self._by_listing()
         elif not is_valid:
-            # The listing shows nothing, so a new day of the same key begins.
+            # The listing shows nothing, so the key counts as valid for another day.
             now = run.server_now()
             await run.writer.durable(sending.note_attempt, fact.id, sent_after=now, sent_by=run.principal)
         run.counters.retries += 1
@@ -226,7 +225,7 @@ class _Recovery:
                 return await self._by_receipt(result)
             case WrongSession(session_id):  # 200, another session
                 return await stop_wrong_session(run, [fact], session_id)
-            case NotYet():  # not started: what is listed now decides how it goes on
+            case NotYet():  # not started: the next listing decides
                 return None
             case NotBegun() | RetryLater() | Unanswered():  # not started, or its response may still come
                 return SendOutcome.DEFERRED
@@ -259,10 +258,10 @@ class _Recovery:
                 return await self._by_doubt(reason, finished=finished)
 
     async def _by_doubt(self, reason: str, *, finished: bool) -> SendOutcome | None:
-        """In doubt again: the turn that the server has decides; without one the same bytes go again, MAX_TRIES times.
+        """In doubt again: a turn on the server decides. Without one the same bytes go again, up to MAX_TRIES times.
 
-        After that only a poisonous fact is refused: one whose requests the server ends with an error while it
-        accepts others.
+        After that a fact is refused only if it is poisonous: the server answers its requests with an error, and accepts
+        others.
         """
         run, fact = self._run, self._fact
         if self._candidate is not None and finished:
@@ -284,8 +283,8 @@ class _Recovery:
     async def _by_receipt(self, receipt: Receipt) -> SendOutcome:
         """The turn that the response names is the fact's; any other turn that no receipt claims is residue.
 
-        Where only its position singled the candidate out, because the server changed the text, the response to the
-        fact's own key must name it.
+        If the server changed the text, so that only its position singled the candidate out, then the response to the
+        fact's own key must name the candidate.
         """
         run, fact, candidate = self._run, self._fact, self._candidate
         claimed = await run.writer.grouped(sending.claimed_turns, fact.session.id)
@@ -329,9 +328,9 @@ class _Recovery:
         return SendOutcome.DECIDED
 
     async def _by_listing(self) -> SendOutcome:
-        """No response will come: the turn in the listing is the receipt, other unclaimed turns are residue.
+        """No response will come: the turn in the listing is the receipt, and other unclaimed turns are residue.
 
-        HELD where there is no turn.
+        HELD if there is no turn.
         """
         run, fact = self._run, self._fact
         turns = await self._unclaimed()
@@ -362,7 +361,7 @@ class _Recovery:
         return SendOutcome.DECIDED
 
     async def _wait_if_forgotten(self) -> SendOutcome | None:
-        """Before bytes go again that the server may not recognise: let their first request arrive, or fail to."""
+        """If the server may not recognise a resend: wait until the first request has arrived or certainly will not."""
         run, fact = self._run, self._fact
         is_valid = is_key_valid(run, fact.sent_after, fact.sent_by)
         if self._candidate is None and is_valid and await may_be_forgotten(run, fact.key):
@@ -372,10 +371,10 @@ class _Recovery:
     async def _wait_for_late_arrival(self, seconds: float) -> SendOutcome | None:
         """Wait until the last request can no longer arrive. A turn that appears meanwhile is the candidate.
 
-        For a fact that the server does not have and that must not be sent twice: Mem0 has replaced or deleted the
-        memory, so a resend would write what should not be there; or the API key belongs to another principal now, or
-        the server has forgotten keys, so Spectron would not recognise the resend. Returns an outcome if the wait has
-        to go on later.
+        For a fact that the server lacks and that must not simply be sent again. Mem0 may have replaced or deleted the
+        memory, so that a resend would write what should not be there. Or the API key belongs to another principal now,
+        or the server may have forgotten keys, so that it would not recognise the resend. Returns an outcome if the wait
+        has to continue later.
         """
         run, fact = self._run, self._fact
         for pause_s in late_listings(seconds):
@@ -400,7 +399,7 @@ class _Recovery:
         return None
 
     async def _unclaimed(self, shows: Callable[[list[Turn]], bool] = lambda turns: True) -> list[Turn] | SendOutcome:
-        """Turns of the session that no receipt claims and that are not those of later facts."""
+        """Turns of the session that no receipt claims, without those of later facts."""
         turns = await unclaimed_turns(self._run, self._fact.session, [self._fact], shows=shows)
         if isinstance(turns, SendOutcome):
             return turns

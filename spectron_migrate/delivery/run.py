@@ -49,13 +49,13 @@ GIVEN_UP_FOR_S = 60.0
 """How long a round of following leaves alone what it gave up on; rounds follow each other within seconds."""
 
 FactResult = WriteResult | NotBegun | Unanswered
-"""What one send of a fact came to. NotBegun: nothing was started, also because the run stops."""
+"""The result of one send of a fact. NotBegun: nothing was started, perhaps because the run stops."""
 SentBatchResult = BatchResult | NotBegun | Unanswered
 Intent = IntendedFact | IntendedBatch | KeyQuestion
 
 
 class NotYet(NotBegun):
-    """The server did not start on a write that is sent again: before the next try the listing is looked at."""
+    """The server did not start on a resend: the listing is read before the next try."""
 
 
 @dataclass
@@ -66,10 +66,10 @@ class Counters:
     sessions: int = 0
     written: int = 0
     tokens: int = 0
-    """What the writes cost: as the server says, else as estimated."""
+    """What the writes cost: as the server says, or else as estimated."""
 
     def add(self, other: Counters) -> None:
-        """Count what another run did too."""
+        """Add what another run did."""
         self.retries += other.retries
         self.sessions += other.sessions
         self.written += other.written
@@ -93,7 +93,7 @@ class Run:
     clock: Callable[[], float]
     """Seconds, monotonic."""
     now: Callable[[], str]
-    """Wall clock, as `format_time` spells it."""
+    """Wall clock, in the form of `format_time`."""
     budget: Budget = field(default_factory=lambda: OwnBudget(None, None))
     max_tokens: int | None = None
     batches: bool = False
@@ -101,14 +101,14 @@ class Run:
     failure: MigrateError | None = None
     """The error to raise once everything in flight has finished."""
     stopped_scopes: dict[Selector, str] = field(default_factory=dict)
-    """Scopes that nothing more is sent to, and why."""
+    """Scopes to which nothing more is sent, and why."""
     counters: Counters = field(default_factory=Counters)
     unlisted_sessions: set[int] = field(default_factory=set)
-    """Sessions that the server said it does not know when their turns were asked for."""
+    """Sessions that the server did not know when their turns were listed."""
     ended_sessions: Counter[int] = field(default_factory=Counter)
-    """How many sessions of a fact ended before it was decided, by fact."""
+    """By fact: how many of its sessions ended before it was decided."""
     taken_sessions: set[int] = field(default_factory=set)
-    """Sessions that one stream of this run writes to; no other stream may."""
+    """Sessions to which a stream of this run writes; no other stream may use them."""
     registering: dict[str, asyncio.Event] = field(default_factory=dict)
     """Paths that some lane is registering now; other lanes that need them wait."""
     spare_streams: int = 0
@@ -119,7 +119,7 @@ class Run:
     applications_write: bool = False
     """Whether applications write to the same scopes."""
     is_out_of_sends: bool = False
-    """Whether all that may be sent is reserved: then lanes are only begun to decide what is in doubt."""
+    """Whether the whole allowance is reserved: then lanes are begun only to decide what is in doubt."""
     lanes_elsewhere: set[str] = field(default_factory=set)
     """Lanes that other processes had when this one wanted them."""
     in_doubt: set[int] = field(default_factory=set)
@@ -181,11 +181,11 @@ class Run:
         return self.deferred.progress(key, self.clock())
 
     def others_succeed(self, progress: RecoveryProgress) -> bool:
-        """Whether the server accepted other writes since the run in which this one became doubtful."""
+        """Whether the server has accepted other writes since the run began in which this one became doubtful."""
         return self.counters.written + self.deferred.written_before > progress.written_before
 
     def count_decided(self, facts: int = 1) -> None:
-        """Report that many more facts as decided."""
+        """Report this many more facts as decided."""
         self.brake.note_decision()
         self.reporter.advance(facts)
 
@@ -212,7 +212,7 @@ class Run:
     # -- limits -------------------------------------------------------------------------------------------
 
     async def reserve_sends(self, wanted: int) -> int:
-        """Reserve up to that many sends from what may still be sent, so that no other lane takes them."""
+        """Reserve up to this many sends, so that no other lane takes them."""
         reserved = await self.budget.take_sends(wanted)
         self.is_out_of_sends = wanted > 0 and not reserved
         return reserved
@@ -224,7 +224,7 @@ class Run:
             self.is_out_of_sends = False
 
     async def spend_tokens(self, tokens: int) -> bool:
-        """Count what a write will cost; False, and the run stops, where that exceeds the limit."""
+        """Count what a write will cost. If that exceeds the limit, stop the run and return False."""
         self.counters.tokens += tokens
         if await self.budget.allows_tokens(self.counters.tokens):
             return True
@@ -235,10 +235,12 @@ class Run:
     # -- several processes --------------------------------------------------------------------------------
 
     async def confirm_lanes(self) -> None:
-        """Return once it is certain that the lanes of this process are still its own; until then it begins no request.
+        """Return once it is certain that the lanes of this process are still its own.
 
-        If Postgres does not answer in time, another process may have them already. Raises Unreachable where the
-        connection is lost, and Stopping.
+        Until then it must begin no request.
+
+        If Postgres does not answer in time, another process may have taken them. Raises Unreachable if the connection
+        is lost, and Stopping.
         """
         workers = self.ledger.workers
         while workers is not None and not workers.is_fresh:
@@ -249,7 +251,7 @@ class Run:
     # -- requests -----------------------------------------------------------------------------------------
 
     def server_now(self) -> str:
-        """The server's clock by its newest `Date` header: a lower bound."""
+        """The server's clock, by its newest `Date` header: a lower bound."""
         return self.api.wire.server_now or self.now()
 
     @overload
@@ -261,13 +263,12 @@ class Run:
     async def send(
         self, intent: Intent, *, patience: Patience | None = None
     ) -> FactResult | SentBatchResult | KeyNotHeld:
-        """Send the bytes of an intent until the server starts on them, and classify what came of it.
+        """Send the bytes of an intent until the server starts on them, and classify the result.
 
-        The first row of the recovery table is handled here: where the server did not start (429 or 503 with
-        `Retry-After`, no connection), the same bytes go again after a pause, up to a limit.
-
-        `patience`: of a write that is in doubt already, which goes once only and comes to NotYet where it did not
-        begin; what is listed then decides how it goes on, because the server may have restarted.
+        The first two rows of the recovery table are handled here: if the server did not start (429 or 503 with
+        `Retry-After`, no connection), the same bytes go again after a pause, up to a limit. `patience` is given for a
+        write that is in doubt already: it is sent only once, and the result is NotYet if the server did not start. Then
+        the listing is read first, because the server may have restarted.
         """
         if not self.is_due(intent.key):
             return Stopping("it is deferred")
@@ -331,7 +332,10 @@ class Run:
                 )
 
     async def call_in_slot(self, key: str, kind: Kind, call: Callable[[], Awaitable[T]]) -> T:
-        """A request that prepares writes (scopes, sessions), in a slot; raises what it raises, and Unanswered."""
+        """Make a request that prepares writes (scopes, sessions), in a slot.
+
+        Raises what the request raises, and Unanswered.
+        """
         async with self.limiter.slot(kind) as slot:
             await self.confirm_lanes()
             try:
@@ -362,7 +366,7 @@ def _ask(ledger: Ledger) -> None:
 
 
 class Patience:
-    """Waits for a server that did not start on a request: longer each time, at least as long as it asks."""
+    """Waits for a server that did not start on a request: longer each time, and at least as long as it asks for."""
 
     def __init__(self, run: Run, key: str) -> None:
         """Counts from now; `key` names what waits."""

@@ -1,4 +1,4 @@
-"""Lanes side by side, limited by the requests in flight; memory use does not grow with their number."""
+"""Delivers lanes side by side, limited by the requests in flight. Memory use does not grow with the number of lanes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from spectron_migrate.ledger.workers import SETTLE_S
 PAGE = 64
 """Lanes that one query of the ledger returns."""
 LANES_PER_REQUEST = 2
-"""Lanes at work for each request that may be in flight: while one lane waits for the ledger, another sends."""
+"""How many lanes are at work for each request that may be in flight: while one lane waits for the ledger, another
+sends.
+"""
 
 ASK_AGAIN_S = 1.0
 """How often the lanes of other processes are asked for."""
 
 
 async def deliver_lanes(run: Run) -> None:
-    """Send everything that the run's plan still has, until all of it is decided or deferred, or the run stops.
+    """Send everything that is left of the run's plan, until all of it is decided or deferred, or the run stops.
 
-    Raises MigrateError where the ledger cannot be written.
+    Raises MigrateError if the ledger cannot be written.
     """
     workers = LANES_PER_REQUEST * run.limiter.max_in_flight
     run.spare_streams = workers
@@ -47,7 +49,7 @@ async def deliver_lanes(run: Run) -> None:
 
 
 def _first_expected(failures: ExceptionGroup[Exception]) -> MigrateError | None:
-    """The first MigrateError among the failures of all tasks; None where all of them are bugs."""
+    """The first MigrateError among the failures of all tasks; None if all of them are bugs."""
     for each in failures.exceptions:
         found = _first_expected(each) if isinstance(each, ExceptionGroup) else each
         if isinstance(found, MigrateError):
@@ -77,7 +79,7 @@ async def _queue_from(
     after: str | None = None,
     until: str | None = None,
 ) -> None:
-    """All lanes that have something to do, after one of them, or up to one of them."""
+    """Queue all lanes that have something to do, after one of them or up to one of them."""
     while not run.should_stop():
         found = await run.writer.grouped(lanes.lanes_to_do, run.plan, after=after, until=until, limit=PAGE)
         for lane in found:
@@ -94,7 +96,7 @@ async def _queue_from(
 
 
 async def _queue_those_of_others(run: Run, queue: asyncio.Queue[str | None]) -> None:
-    """Ask again for the lanes that other processes had, until these have delivered them, or are gone."""
+    """Ask again for the lanes that other processes had, until those have delivered them or are gone."""
     while not run.should_stop():
         await queue.join()
         wanted, run.lanes_elsewhere = run.lanes_elsewhere, set()
@@ -108,7 +110,7 @@ async def _queue_those_of_others(run: Run, queue: asyncio.Queue[str | None]) -> 
 
 async def _work(run: Run, queue: asyncio.Queue[str | None]) -> None:
     while (lane := await queue.get()) is not None:
-        # Also after a stop the queue is emptied, or `_queue_lanes` would wait on a full queue for ever.
+        # The queue is emptied after a stop too, or `_queue_lanes` would wait on a full queue for ever.
         if not run.should_stop() and not run.defer_if_throttled(lane):
             await _deliver_own(run, lane)
         queue.task_done()
@@ -125,7 +127,8 @@ async def _deliver_own(run: Run, lane: str) -> None:
         return
     try:
         if work.has_doubts:
-            # Whoever left it in doubt may be cut off from the ledger, not from the server, and not know it yet.
+            # The process that left it in doubt may be cut off from the ledger, but not from the server, and not know
+            # that yet.
             await run.pause(SETTLE_S, lane, "another process may still be sending")
         if not run.should_stop():
             await deliver_lane(run, lane, work)

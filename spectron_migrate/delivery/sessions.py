@@ -18,11 +18,12 @@ from spectron_migrate.spectron import scopes
 from spectron_migrate.spectron.wire import InDoubt, NotBegun
 
 SESSION_TRIES = 3
-"""Unanswered requests for one session before the lane gives up: each may leave an empty orphan on the server."""
+"""After this many unanswered requests for one session the lane gives up: each may leave an empty orphan on the server.
+"""
 
 
 async def open_session(run: Run, lane: str, fact: PlannedFact) -> SessionRow | None:
-    """An open session of the lane with room for the fact, reserved for the caller; None where there can be none now.
+    """An open session of the lane with room for the fact, reserved for the caller; None if there can be none now.
 
     Then the run stops, or the scope is in `run.stopped_scopes`, or the session is deferred.
     """
@@ -73,9 +74,9 @@ async def _open_new(run: Run, fact: PlannedFact) -> SessionRow | None:
 
 
 async def _register(run: Run, path: str) -> None:
-    """Register a path before its first use, by one lane only; the ledger notes it first, with all its ancestors.
+    """Register a path before its first use, by one lane only. The ledger records it first, with all its ancestors.
 
-    POST /scopes may create the ancestors too, and `erase` must know which nodes came to be through us.
+    POST /scopes may create the ancestors too, and `erase` must know which nodes we created.
     """
     while path in run.registering:
         await run.registering[path].wait()
@@ -113,9 +114,9 @@ async def _register_patiently(run: Run, path: str) -> bool:
 
 
 async def _request_session(run: Run, fact: PlannedFact, key: str) -> SessionRow:
-    """Open a session; its id is durable before any fact uses it. One whose response is lost stays an orphan.
+    """Open a session; its id is durable before any fact uses it. If the response is lost, the session stays an orphan.
 
-    If the next run takes the response, the session is used, but it may have been counted as an orphan.
+    If the next run takes the response, the session is used, although it may have been counted as an orphan.
     """
     patience, unanswered = Patience(run, key), 0
     metadata = {"source": "mem0", **({"mem0_run": fact.run} if fact.run else {})}
@@ -136,13 +137,13 @@ async def _request_session(run: Run, fact: PlannedFact, key: str) -> SessionRow:
                 raise
             await patience.wait(why=problem.reason)
             continue
-        except NotLegal:  # made, in other scopes than asked for
+        except NotLegal:  # it was made, but in other scopes than those asked for
             await run.writer.durable(sessions.orphan_session, row)
             raise
         except MigrateError:
             await run.writer.grouped(sessions.session_not_made, row)
             raise
-        # On the disk with the next durable commit, which is that of the first fact in it.
+        # On disk with the next durable commit, which is that of the first fact in it.
         if not await run.writer.grouped(sessions.session_made, row, opened.id, opened.selector):
             await run.writer.durable(sessions.orphan_session, row)
             raise NotLegal(

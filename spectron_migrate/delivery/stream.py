@@ -27,7 +27,7 @@ INTENTS_PER_COMMIT = 8
 GOES_AGAIN = (SendOutcome.SESSION_ENDED, SendOutcome.PLANNED_AGAIN)
 """Outcomes after which a fact is sent again at once: in a new session, or under another key."""
 BATCH_SIZE = 32
-"""Facts in one batch, at most; Spectron publishes no limit."""
+"""The most facts in one batch. Spectron publishes no limit."""
 
 
 class Feed:
@@ -65,7 +65,7 @@ class Feed:
         self._page.extend(found)
 
     def look_again(self) -> None:
-        """More may be planned: a message that was taken apart leaves its memories in its lane."""
+        """Read the ledger again: if a message was taken apart, its memories are now planned in its lane."""
         self._is_over = False
 
     def give_back(self, facts: Sequence[PlannedFact]) -> None:
@@ -102,7 +102,7 @@ class Stream:
     # -- one memory a request -----------------------------------------------------------------------------
 
     async def _send_singly(self, facts: Sequence[PlannedFact]) -> bool:
-        """Make intents durable, then send them one by one; False where the stream must not go on."""
+        """Make intents durable, then send them one by one; False if the stream must not go on."""
         run = self._run
         pairs: list[tuple[PlannedFact, SessionRow]] = []
         for fact in facts:
@@ -145,7 +145,7 @@ class Stream:
             return SendOutcome.NEVER_SENT
         result = await run.send(fact)
         if isinstance(result, Receipt) and await self._claim(fact, result.turn_id):
-            # Not awaited, not durable: a receipt that is lost is a 200, which the same bytes bring back.
+            # Neither awaited nor durable: a lost receipt is a 200, and the same bytes bring it back.
             run.writer.collect(sending.receipts, (fact.id, result))
             if result.turn_id is not None:
                 run.deferred.keys.newest_held = (fact, result.turn_id)
@@ -155,14 +155,14 @@ class Stream:
             return SendOutcome.DECIDED
         if isinstance(result, NotBegun):
             run.counters.tokens -= cost
-        self._claimed.pop(fact.session.id, None)  # recovery claims turns without this stream
+        self._claimed.pop(fact.session.id, None)  # recovery claims turns without telling this stream
         self._feed.look_again()
         return await decide_first_send(run, fact, result)
 
     async def _claim(self, fact: IntendedFact, turn_id: str | None) -> bool:
-        """Claim the turn for the fact; False where the response names none, or one that another fact has.
+        """Claim the turn for the fact; False if the response names none, or one that another fact has.
 
-        The session's claimed turns are read once; no turn may be claimed twice, whatever a response names.
+        No turn may be claimed twice, whatever a response names. The session's claimed turns are read once.
         """
         session = fact.session.id
         if turn_id is None:
@@ -199,7 +199,10 @@ class Stream:
         return True
 
     def _alike(self, facts: Sequence[PlannedFact]) -> list[PlannedFact]:
-        """The facts with the scope and run of the first; of `full` ones only those before any other, in order."""
+        """The facts with the scope and run of the first one.
+
+        If they are `full`, only those up to the first other one, in order.
+        """
 
         def is_alike(fact: PlannedFact) -> bool:
             return (fact.selector, fact.run) == (facts[0].selector, facts[0].run)
@@ -220,7 +223,7 @@ class Stream:
         if outcome is SendOutcome.SESSION_ENDED:
             self._drop_session(batch.session)
         for part in parts:
-            # What the server did not take goes again in smaller sets, each under a key of its own.
+            # What the server did not take is sent again in smaller sets, each under a key of its own.
             if run.should_stop() or not await self._send_batches(part):
                 return False
         is_done = outcome in (SendOutcome.DECIDED, SendOutcome.SESSION_ENDED)
@@ -249,8 +252,8 @@ class Stream:
         self._sessions[session.selector, session.run] = replace(session, used=session.used + count)
 
     def _drop_session(self, session: SessionRow) -> None:
-        """Stop using the session, but keep other streams from it: a write to it is in doubt, or positions in it are not
-        on disk yet.
+        """Stop using the session, and keep other streams from using it: a write to it is in doubt, or positions in it
+        are not on disk yet.
         """
         self._sessions.pop((session.selector, session.run), None)
         self._claimed.pop(session.id, None)
@@ -271,7 +274,7 @@ class Stream:
         return self._may_skip(facts)
 
     def _may_skip(self, facts: Sequence[PlannedFact]) -> bool:
-        """Whether the stream goes on although the scope of the first fact is stopped: only with `none` facts."""
+        """Whether the stream goes on although the scope of the first fact is stopped: only if it sends `none` facts."""
         run = self._run
         if self._infer == "full" or run.stop is not None or facts[0].selector not in run.stopped_scopes:
             return False
@@ -279,9 +282,9 @@ class Stream:
         return True
 
     async def _may_pass(self, session: SessionRow) -> bool:
-        """Whether the stream goes on after a doubt in the session: it holds a `full` lane as a whole.
+        """Whether the stream goes on after a doubt in the session.
 
-        Of `none` facts it holds only the session, which is closed.
+        A doubt holds a whole `full` lane; with `none` facts it holds only the session, which is closed.
         """
         run = self._run
         if self._infer == "full" or run.stop is not None:

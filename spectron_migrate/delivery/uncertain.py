@@ -1,6 +1,6 @@
-"""What Spectron is unsure about after a replay: which memories, whose, and which texts stand against each other.
+"""What Spectron is unsure about after a replay: which memories, whose they are, and which texts contradict each other.
 
-It is reported, never resolved: which of two texts is right is up to the people whose memories they are.
+It is reported and never resolved: only the people whose memories they are can say which of two texts is right.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _NOBODY = "(no user)"
 
 
 async def read_uncertainties(api: SpectronApi, ledger: Ledger, key: str | None, *, now: str) -> Uncertainties:
-    """What is open about memories of the ledger; `key` is the label that holds a memory's id.
+    """The open uncertainties about memories of the ledger; `key` is the label that holds a memory's id.
 
-    A server that does not answer is no failure of the replay before: what it said is in `why`.
+    If the server does not answer, the replay has not failed: what it said is in `why`.
     """
     graph = Graph(api)
     count = unlabelled = 0
@@ -52,7 +52,7 @@ async def read_uncertainties(api: SpectronApi, ledger: Ledger, key: str | None, 
 async def _described(
     graph: Graph, ledger: Ledger, each: Uncertainty, memory: ReceiptRow, key: str | None
 ) -> dict[str, Json]:
-    """The uncertainty with the memory's text, and the texts of the memories whose value stands."""
+    """The uncertainty, with the memory's text and the texts of the memories whose value is valid now."""
     others: dict[str, Json] = {}
     if each.entity and each.key:
         async for value in graph.attributes(entity=each.entity, key=each.key):

@@ -13,15 +13,15 @@ MAX_TRIES = 6
 """Doubtful responses to the same bytes before recovery gives up for this run."""
 LISTING_INTERVAL_S = 8.0
 LATE_ARRIVAL_S = 120.0
-"""Listings must show nothing for at least so long before a write counts as never arrived."""
+"""A write counts as never arrived only after listings have shown nothing for at least this long."""
 
 
 def outlast_s(run: Run) -> float:
-    """Seconds that outlast a request of ours that may still be on its way, and the server's work on it."""
+    """Seconds after which a request of ours can neither be on its way nor be worked on by the server."""
     return max(LATE_ARRIVAL_S, run.api.timeout_s + LISTING_INTERVAL_S)
 
 
 def late_listings(seconds: float) -> Sequence[float]:
-    """Pauses before listings that cover so many seconds."""
+    """Pauses before listings, this many seconds in all."""
     pause_s = min(LISTING_INTERVAL_S, seconds)
     return [pause_s] * ceil(seconds / pause_s)
