@@ -1,7 +1,7 @@
-"""Adoption: facts that the server has already, and that this ledger did not send (`replay --adopt`).
+"""Adoption: records facts that the server has already and that this ledger did not send (`replay --adopt`).
 
 The ledger was lost, restored or copied, or the server was restored. What is found becomes a receipt, what is gone is
-planned again. Call every function that changes something inside a transaction. While an adoption is begun and not
+planned again. Call every function that changes something inside a transaction. Until an adoption that was begun is
 finished, nothing else may be sent from this ledger.
 """
 
@@ -21,7 +21,7 @@ from spectron_migrate.records import Infer, Memory, canonical_json, digest
 
 @dataclass(frozen=True, slots=True)
 class FoundTurn:
-    """A turn, or only a passage, that is the receipt of a fact."""
+    """A turn, or only a passage, that becomes the receipt of a fact."""
 
     fact: SoughtFact
     session: int
@@ -29,11 +29,14 @@ class FoundTurn:
     seq: int | None
     chunk_id: str | None
     late: bool = False
-    """Whether it is out of order in its session: no text of it superseded anything."""
+    """Whether it is out of order in its session: it counts as sent without extraction."""
 
 
 def begin(ledger: Ledger, *, now: str) -> None:
-    """Note that an adoption begins; what an earlier one could not decide is planned again, or overtaken."""
+    """Record that an adoption begins.
+
+    What an earlier one could not decide is planned again, or skipped if it is overtaken.
+    """
     _step(ledger.db, {"phase": BEGUN}, now)
     held = ledger.db.execute("SELECT id FROM fact WHERE state = 'undecidable' AND was_sent = 0").fetchall()
     for row in held:
@@ -42,12 +45,15 @@ def begin(ledger: Ledger, *, now: str) -> None:
 
 
 def note_backup(db: Database, now: str) -> None:
-    """Note that the ledger is a backup: what was written since is to be adopted before anything is sent."""
+    """Record that the ledger is a backup: what was written since must be adopted before anything is sent."""
     _step(db, {"phase": BACKUP}, now, who="state copy --backup")
 
 
 def finish(ledger: Ledger, *, until: str, now: str) -> None:
-    """Note that every fact was looked for; facts with a text older than `until` that come later are looked for too."""
+    """Record that every fact was looked for.
+
+    Facts that are planned later are looked for too if their text is older than `until`.
+    """
     newest = ledger.db.execute("SELECT coalesce(max(id), 0) FROM fact").fetchone()[0]
     _step(ledger.db, {"phase": DONE, "newest_fact": newest, "until": until}, now)
 
@@ -62,7 +68,7 @@ def _step(db: Database, detail: dict[str, object], now: str, *, who: str = "repl
 def adopted_session(
     ledger: Ledger, selector: int, run: str | None, infer: Infer, server_id: str | None, now: str
 ) -> int:
-    """A closed session for receipts that were found; `server_id` is None where the server names none, or lists none."""
+    """A closed session for receipts that were found; `server_id` is None if the server names none, or lists none."""
     same_run, values = ("run IS NULL", ()) if run is None else ("run = ?", (run,))
     if server_id is not None:
         known = ledger.db.execute("SELECT id FROM session WHERE server_id = ?", (server_id,)).fetchone()
@@ -108,7 +114,7 @@ def adopt(ledger: Ledger, found: FoundTurn, *, by: str = BY) -> None:
 
 
 def mark_out_of_order(ledger: Ledger, session: int) -> None:
-    """Adopted facts whose turn comes after that of a newer one in the session were sent without extraction."""
+    """Mark adopted facts as sent without extraction if their turn follows that of a newer fact in the session."""
     rows = ledger.db.execute(
         "SELECT fact.id, order_key, decided_by FROM fact JOIN receipt ON receipt.fact = fact.id"
         " WHERE fact.session = ? AND infer = 'full' AND seq IS NOT NULL ORDER BY seq",
@@ -124,7 +130,7 @@ def mark_out_of_order(ledger: Ledger, session: int) -> None:
 
 
 def release_spare(ledger: Ledger, session: int, turn_id: str | None) -> None:
-    """No longer keep a turn as the text of a deleted memory, or as a copy: it is a fact's, or gone."""
+    """No longer keep a turn as the text of a deleted memory, or as a copy: it now belongs to a fact, or is gone."""
     ledger.db.execute("DELETE FROM residue WHERE session = ? AND turn_id = ?", (session, turn_id))
     held = ledger.db.execute(
         "DELETE FROM receipt WHERE session = ? AND turn_id = ? AND fact IN (SELECT id FROM fact WHERE key = ?)"
@@ -139,10 +145,10 @@ def release_spare(ledger: Ledger, session: int, turn_id: str | None) -> None:
 
 
 def exchange_keys(ledger: Ledger, fact: int, holder: int) -> None:
-    """Plan a fact again whose key the server knows, under the key of an adopted fact with the same text.
+    """The server knows the key of a fact: plan the fact again under the key of an adopted fact with the same text.
 
     The turn of the known key is one of the turns with this text, and nothing tells them apart. So it counts as the
-    holder's, which gets the known key with it. Nobody exchanges keys with the holder again.
+    holder's, and the holder gets the known key. No fact exchanges keys with the holder again.
     """
     plan_again(ledger, fact)
     rows = ledger.db.execute("SELECT id, key FROM fact WHERE id IN (?, ?)", (fact, holder)).fetchall()
@@ -153,9 +159,9 @@ def exchange_keys(ledger: Ledger, fact: int, holder: int) -> None:
 
 
 def plan_gone(ledger: Ledger, facts: Sequence[int]) -> None:
-    """Plan facts again whose turns the server no longer has, under new keys.
+    """Plan facts whose turns the server no longer has again, under new keys. Overtaken ones are skipped.
 
-    Overtaken ones are skipped. The server may still hold the old keys, and would answer instead of writing.
+    The server may still hold the old keys, and would then repeat its answer instead of writing.
     """
     for fact in facts:
         for table in ("receipt", "extracted", "residue"):
@@ -170,7 +176,7 @@ def plan_gone(ledger: Ledger, facts: Sequence[int]) -> None:
 
 
 def plan_rest_of_batch(ledger: Ledger, batch_of: int) -> None:
-    """Plan the undecided facts of a batch again, of which a part was found in another session."""
+    """Some facts of a batch were found in another session: plan its undecided facts again."""
     rows = ledger.db.execute(
         "SELECT id FROM fact WHERE state = 'intended' AND batch = (SELECT batch FROM fact WHERE id = ?) AND id != ?",
         (batch_of, batch_of),
@@ -191,7 +197,7 @@ def keep_deleted(
     text: str,
     now: str,
 ) -> None:
-    """Keep a turn that no memory has any more as the text of a deleted one, so that it is hidden and not foreign.
+    """Keep a turn whose text no memory has any more as that of a deleted memory, so that it is hidden and not foreign.
 
     `turn.fact`: a fact of the same scope, whose memory has the same owners. Nobody knows which memory it was.
     """
@@ -212,7 +218,7 @@ def keep_deleted(
         "INSERT INTO version(id, mem0_id, number, text, digest, scan, recorded_at) VALUES (?, ?, 1, ?, ?, ?, ?)",
         (version, mem0_id, text, digest(text), scan, now),
     )
-    # In a plan of its own: it is no memory of the dump.
+    # In a plan of its own, because the dump has no such memory.
     db.execute(
         "INSERT INTO plan(fingerprint, scan, at) SELECT ?, ?, ?"
         " WHERE NOT EXISTS (SELECT 1 FROM plan WHERE fingerprint = ?)",
@@ -244,7 +250,7 @@ def hold(ledger: Ledger, fact: int, reason: str) -> None:
 
 
 def scopes_gone(ledger: Ledger, live: Iterable[str]) -> None:
-    """Register scopes again that the server no longer has."""
+    """Scopes that the server no longer has count as not registered, so that they are registered again."""
     there = set(live)
     rows = ledger.db.execute("SELECT path FROM scope WHERE registered = 1").fetchall()
     gone = [(row["path"],) for row in rows if row["path"] not in there]
@@ -252,7 +258,7 @@ def scopes_gone(ledger: Ledger, live: Iterable[str]) -> None:
 
 
 def keep_scopes(ledger: Ledger, paths: Iterable[str], registered: Iterable[str]) -> None:
-    """Note target scopes that exist: they may be written to.
+    """Record target scopes that exist: they may be written to.
 
     Those that this ledger did not make, or that hold what another ledger wrote, are never erased.
     """

@@ -1,7 +1,7 @@
 """Batches: facts that are sent in one request. They share its bytes and key and are decided together.
 
-As with single facts, the intent is on disk before the first byte leaves. Each fact keeps its own key for the case that
-it is sent alone. The key of the batch is derived from the keys of its facts, so another set of facts has another key.
+As with single facts, the intent is on disk before the first byte leaves. Each fact keeps its own key, in case it is
+sent alone. The key of the batch is derived from the keys of its facts, so another set of facts has another key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from spectron_migrate.ledger.sessions import SessionRow, known_session
 from spectron_migrate.records import BatchReceipt, Json, canonical_json, digest
 
 MOST_LETTERS = 100_000
-"""The most letters of all texts in one batch. Spectron publishes no limit; a longer text is sent alone."""
+"""The most characters of all texts in one batch together. Spectron publishes no limit; a longer text is sent alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,10 @@ class IntendedBatch:
     sent_after: str
     sent_by: str
     was_sent: bool = True
-    """Whether a fact of it may have been sent before this intent."""
+    """Whether one of its facts may have been sent before this intent."""
 
     def as_one_fact(self) -> IntendedFact:
-        """The first fact, with its own text under the key of the batch: what the key question needs."""
+        """What the key question needs: the first fact with its own text, under the key of the batch."""
         first = {"text": self.texts[0], "scopes": self.session.selector, "session_id": self.session.server_id}
         return replace(self.facts[0], content=canonical_json(first).encode(), key=self.key)
 
@@ -87,9 +87,10 @@ def intend_batch(
 
 
 def _free_number(ledger: Ledger, facts: Sequence[int]) -> int:
-    """A number for the request of these facts. Made of theirs, it is nobody else's, whoever makes one just now.
+    """A number for the request of these facts.
 
-    An earlier batch that began with the same fact is decided, unless others of it are still in doubt.
+    It is made from their numbers, so no other process can choose it at the same moment. An earlier batch that began
+    with the same fact is decided, unless other facts of it are still in doubt.
     """
     rows = ledger.db.execute(
         f"SELECT id FROM request WHERE id IN ({marks(facts)})", tuple(-fact for fact in facts)
@@ -117,12 +118,12 @@ def count_full(ledger: Ledger, plan: int) -> int:
 
 
 def receipt_batch(ledger: Ledger, batch: IntendedBatch, got: BatchReceipt) -> None:
-    """Record the receipts of a batch of which every message is stored."""
+    """Record the receipts of a batch whose messages are all stored."""
     receipts(ledger, [(fact.id, one) for fact, one in zip(batch.facts, got.receipts, strict=True)])
 
 
 def renew_batch(ledger: Ledger, batch: IntendedBatch, sent_after: str, sent_by: str) -> None:
-    """Note that the same bytes are sent again: the key is valid for another day."""
+    """Record that the same bytes are sent again, so the key is valid for another day."""
     ledger.db.execute(
         "UPDATE request SET attempts = attempts + 1, sent_after = ?, sent_by = ? WHERE id = ?",
         (sent_after, sent_by, batch.id),

@@ -21,7 +21,7 @@ def fact_body(memory: Memory, placed: Placement) -> dict[str, Json]:
 
 
 def infer_of(memory: Memory, placed: Placement) -> Infer:
-    """A memory without a time is not extracted, because it may not supersede anything."""
+    """A memory without a time is sent without extraction, because it must not supersede anything."""
     return placed.infer if has_time(memory) else "none"
 
 

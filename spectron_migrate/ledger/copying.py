@@ -35,15 +35,15 @@ def _key_of(body: str) -> tuple[str, ...]:
 
 
 KEYS: dict[str, tuple[str, ...]] = {name: _key_of(body) for name, body in _tables().items()}
-"""The tables, each after those that it refers to, with the columns of their keys."""
+"""The tables, each after those to which it refers, with the columns of their keys."""
 NAMES: tuple[str, ...] = tuple(KEYS)
 NUMBERS: dict[str, str] = {name: found[1] for name, body in _tables().items() if (found := _NUMBERED.search(body))}
-"""The tables whose keys are numbers that the engine gives, with the columns of these."""
+"""The tables whose keys are numbers that the engine assigns, with the columns of these numbers."""
 _PAGE = 5_000
 
 
 def rows_of(database: Database, name: str) -> Iterator[list[Any]]:
-    """All rows of a table in the order of their keys, some at a time, so that a large ledger needs no more memory."""
+    """All rows of a table in the order of their keys, a page at a time, so that a large ledger needs no more memory."""
     key = KEYS[name]
     columns, values = ", ".join(key), ", ".join("?" * len(key))
     last: tuple[Any, ...] | None = None
@@ -101,7 +101,10 @@ def is_empty(database: Database) -> bool:
 
 
 def raise_numbers(database: Database) -> None:
-    """After rows with numbers of their own, let Postgres give greater ones. Call inside a transaction."""
+    """Rows were inserted with numbers of their own: let Postgres assign greater ones from now on.
+
+    Call inside a transaction.
+    """
     for name, column in NUMBERS.items():
         database.execute(
             f"SELECT setval(pg_get_serial_sequence('{name}', '{column}'),"

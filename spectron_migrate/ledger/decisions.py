@@ -1,4 +1,4 @@
-"""What a person decides: the outcome of undecidable facts, and another try for refused ones."""
+"""Records what a person decides: the outcome of undecidable facts, and another try for refused ones."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _OPEN = (
 def resolve(ledger: Ledger, named: str, *, present: bool, now: str) -> str | None:
     """Record the outcome of an undecidable fact; an absent one is planned again. Returns the reason if it cannot be.
 
-    The same for a fact that is stored without passage: present, its text was found after all; absent, it is written
-    again, because nothing finds it.
+    The same for a fact that is stored without passage. Present: its text was found after all. Absent: it is written
+    again, because no search finds it.
 
-    `named`: the memory's id, or `ID@VERSION` if several of its texts are undecidable, because the outcome of one
-    says nothing about the others. Its session is closed: it may hold a turn that no receipt claims, which would be
-    taken for the next memory's.
+    `named`: the memory's id, or `ID@VERSION` if several of its texts are undecidable, because the outcome of one says
+    nothing about the others. The fact's session is closed: it may hold a turn that no receipt claims, which would be
+    taken for that of the next memory.
     """
     db = ledger.db
     rows = db.execute(_OPEN, (named, named)).fetchall()
@@ -48,7 +48,10 @@ def resolve(ledger: Ledger, named: str, *, present: bool, now: str) -> str | Non
 
 
 def _resolve_without_passage(ledger: Ledger, fact: int, *, present: bool) -> None:
-    """Its turn is there: written again, it takes another key, and the turn that nothing finds becomes residue."""
+    """Its turn is there.
+
+    To be written again, the fact takes another key, and the turn that no search finds becomes residue.
+    """
     db = ledger.db
     if present:
         db.execute("UPDATE fact SET state = 'written', reason = NULL WHERE id = ?", (fact,))

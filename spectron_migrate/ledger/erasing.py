@@ -1,7 +1,7 @@
-"""What the ledger knows of a scope that is to be erased, and what it records afterwards.
+"""What the ledger knows about a scope that is to be erased, and what it records afterwards.
 
 A scope includes every selector with a path at or below it, because erasing a node removes those rows too. Everything
-that was sent belongs to a session, so the sessions of those selectors lead to it.
+that was sent belongs to a session, so it is found through the sessions of those selectors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from spectron_migrate.ledger.sending import claimed_turns, plan_again, residue_t
 from spectron_migrate.records import Selector, canonical_json, selector_of
 
 SPLIT, PART = 1000, 100
-"""Characters from which a text may be stored in several passages, and the least that each but the last has."""
+"""A text of this many characters or more may be stored in several passages; and the least length of each passage but
+the last.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ def is_ours(ledger: Ledger, path: str) -> bool:
 
 
 def was_intended(ledger: Ledger, path: str) -> bool:
-    """Whether the node was absent before, and we durably intended to register it."""
+    """Whether the node was absent before, and our intent to register it is durable."""
     row = ledger.db.execute("SELECT intended_at, listed_before FROM scope WHERE path = ?", (path,)).fetchone()
     return row is not None and row["intended_at"] is not None and not row["listed_before"]
 

@@ -1,7 +1,7 @@
-"""The ledger of a state as one: those of shards, which earlier versions made, are put together in a private copy.
+"""Makes one ledger of a state: the ledgers of shards, which earlier versions made, are put together in a private copy.
 
 Each memory stays with the shard that sent it. What shards have in common (scans, lanes, selectors, scopes) is there
-once; numbers are given anew, but for those that the server has seen.
+once. Numbers are assigned anew, except those that the server has seen.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _Row = dict[str, Any]
 
 @contextmanager
 def one_ledger(folder: Path) -> Iterator[tuple[Database | None, int]]:
-    """The ledger in a state directory as it is at one moment, None if there is none; and how many shards it had.
+    """The ledger in a state directory as it is at one moment, or None if there is none; and how many shards it had.
 
-    Raises Incomplete where the ledger of a shard is missing, and InputError for shards of two different counts.
+    Raises Incomplete if the ledger of a shard is missing, and InputError for shards of two different counts.
     """
     shards = _folders_of_shards(folder)
     if not shards and not Ledger.exists(folder):
@@ -85,7 +85,7 @@ class _Gathering:
         self._steps: list[_Row] = []
 
     def run(self, ledgers: list[Ledger]) -> None:
-        """Raises WrongLedger where they are not of one migration."""
+        """Raises WrongLedger if they are not of one migration."""
         self._add_migration(ledgers)
         self._add_scans(ledgers)
         self._add_plans(ledgers)
@@ -102,7 +102,7 @@ class _Gathering:
         self._db.execute(f"INSERT INTO {table}({', '.join(row)}) VALUES ({values}){end}", tuple(row.values()))
 
     def next_number(self, table: str, step: int = 1) -> int:
-        """The next number of a table; of requests of batches, those below 0."""
+        """The next number of a table. Requests of batches have numbers below 0."""
         self._next[f"{table}{step}"] = self._next.get(f"{table}{step}", 0) + step
         return self._next[f"{table}{step}"]
 
@@ -125,13 +125,13 @@ class _Gathering:
         return self._plans[fingerprint]
 
     def next_part(self, selector: int, run: str | None, infer: str) -> int:
-        """Parts of the sessions of one selector are counted over all shards."""
+        """The parts of a selector's sessions are counted over all shards."""
         key = (selector, run, infer)
         self._parts[key] = self._parts.get(key, -1) + 1
         return self._parts[key]
 
     def add_scope(self, row: _Row) -> None:
-        """A scope is ours if it is one shard's own."""
+        """A scope is ours if one of the shards made it."""
         known = self._scopes.setdefault(row["path"], row)
         created = max(known["created_by_us"], row["created_by_us"])
         intended = [each["intended_at"] for each in (known, row) if each["intended_at"]]
@@ -165,7 +165,7 @@ class _Gathering:
         )
 
     def _add_scans(self, ledgers: list[Ledger]) -> None:
-        """In the order in which they began, each shard's own order kept."""
+        """Add the scans in the order in which they began; each shard's own order is kept."""
         found: dict[str, _Row] = {}
         parents: dict[str, str | None] = {}
         for ledger in ledgers:
@@ -180,7 +180,10 @@ class _Gathering:
             self.insert("scan", {**row, "no": self._scans[row["id"]], "parent": parent})
 
     def _add_plans(self, ledgers: list[Ledger]) -> None:
-        """What all shards planned from one export is one plan; the next replay merges it again, into all lanes."""
+        """The plans that all shards made from one export become one plan.
+
+        The next replay merges it again, into all lanes.
+        """
         for ledger in ledgers:
             for row in (dict(row) for page in rows_of(ledger.db, "plan") for row in page):
                 name = row["fingerprint"]
@@ -198,7 +201,7 @@ class _Gathering:
 
     def _add_steps(self) -> None:
         known: set[tuple[str, str]] = set()
-        # What is unfinished in one of them is unfinished: it counts if it is the last of its kind.
+        # A step that is unfinished in one shard is unfinished: the last step of its kind counts.
         for row in sorted(self._steps, key=lambda row: (_is_begun(row), row["at"])):
             if row["kind"] == NUMBER and (row["kind"], row["subject"]) in known:
                 continue
@@ -222,7 +225,7 @@ class _OneLedger:
         self._requests: dict[int, int] = {}
 
     def add(self, memories: set[str]) -> None:
-        """Add what it has, but of memories only these."""
+        """Add everything that the shard has, but only these memories."""
         into = self._into
         shard = self._db.execute("SELECT shard, shards FROM migration").fetchone()
         for row in self._rows("selector_path"):
@@ -306,7 +309,7 @@ def scan_name(ledger: Ledger, number: int) -> str:
 
 
 def _owners(ledgers: list[Ledger]) -> dict[str, int]:
-    """For each memory the ledger that counts: the one that sent it, else the one that will, else the newest."""
+    """For each memory, the ledger that counts: the one that sent it, else the one that will, else the newest."""
     sent = ", ".join(f"'{state}'" for state in SENT)
     best: dict[str, tuple[tuple[int, str], int]] = {}
     for number, ledger in enumerate(ledgers):
@@ -325,7 +328,7 @@ def _owners(ledgers: list[Ledger]) -> dict[str, int]:
 
 
 def _step(row: _Row, shard: int, count: int) -> _Row:
-    """A marker is known by the name that a ledger without shards gives it; an adoption begins to look anew."""
+    """A marker gets the name that a ledger without shards gives it. An adoption begins its search anew."""
     if row["kind"] == NUMBER and row["subject"].isdigit():
         return {**row, "subject": f"{shard}.{count}-{row['subject']}"}
     if row["kind"] == adoption.KIND:
@@ -335,5 +338,5 @@ def _step(row: _Row, shard: int, count: int) -> _Row:
 
 
 def _is_begun(row: _Row) -> bool:
-    """Whether the step begins an adoption; the last step of its kind tells whether it was finished."""
+    """Whether the step begins an adoption. The last step of this kind shows whether the adoption was finished."""
     return row["kind"] == adoption.KIND and bool(json.loads(row["detail"])["phase"] == adoption.BEGUN)

@@ -1,4 +1,4 @@
-"""Lanes: which have something to do, and, where several processes deliver, to whom each belongs."""
+"""Lanes: which have something to do, and, if several processes deliver, which process each belongs to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.records import Infer
 
 LANE = "lane = (SELECT no FROM lane WHERE name = ?)"
-"""A condition on a fact: it is of the lane of this name."""
+"""A condition on a fact: it belongs to the lane of this name."""
 
 
 _NEXT = (
@@ -20,7 +20,7 @@ _PAGE = (
     f"WITH RECURSIVE found(lane, number) AS (SELECT {_NEXT.format('?')}, 1"
     f" UNION ALL SELECT {_NEXT.format('found.lane')}, number + 1 FROM found WHERE lane IS NOT NULL AND number < ?)"
     " SELECT found.lane, (SELECT name FROM lane WHERE no = found.lane) AS name,"
-    # A fact in doubt is decided whichever plan it belongs to: until then the lane may not go on.
+    # A fact in doubt is decided whatever plan it belongs to, because until then the lane may not go on.
     " EXISTS(SELECT 1 FROM fact WHERE state = 'intended' AND fact.lane = found.lane) AS has_doubts,"
     " EXISTS(SELECT 1 FROM fact WHERE state = 'planned' AND fact.lane = found.lane AND plan = ?) AS has_planned"
     " FROM found WHERE found.lane IS NOT NULL ORDER BY found.lane"
@@ -60,7 +60,7 @@ def lanes_to_do(
 
 
 def random_lane(ledger: Ledger) -> str | None:
-    """A lane at which one of several processes begins, so that they rarely meet."""
+    """A random lane. Each of several processes begins at one, so that they rarely meet."""
     row = ledger.db.execute("SELECT max(no) FROM lane").fetchone()
     if row[0] is None:
         return None
@@ -116,7 +116,7 @@ class LaneWork:
 
 
 def take_lane(ledger: Ledger, plan: int, lane: str) -> LaneWork | None:
-    """Take a lane and look at it; None where another process has it."""
+    """Take a lane and look at it; None if another process has it."""
     is_taken = ledger.workers.ask_for_lane(lane) if ledger.workers is not None else None
     found = ledger.db.execute(
         f"SELECT EXISTS(SELECT 1 FROM fact WHERE state = 'intended' AND {LANE}),"
@@ -129,12 +129,12 @@ def take_lane(ledger: Ledger, plan: int, lane: str) -> LaneWork | None:
 
 
 def free_lane(ledger: Ledger, lane: str) -> None:
-    """Let others have the lane, once this transaction is committed."""
+    """Release the lane to others once this transaction is committed."""
     if ledger.workers is not None:
         ledger.workers.free_lane(lane)
 
 
 def serialize(ledger: Ledger, name: str) -> None:
-    """Until the end of the transaction no other process gets past this for the same name."""
+    """No other process gets past this for the same name until the transaction ends."""
     if ledger.workers is not None:
         ledger.workers.serialize(name)

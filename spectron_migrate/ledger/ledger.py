@@ -1,4 +1,4 @@
-"""Opens the ledger: checks whose it is, lets one process write, and keeps its directory private."""
+"""Opens the ledger: checks which migration it belongs to, lets one process write, and keeps its directory private."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from spectron_migrate.state.shards import refuse_shards
 from spectron_migrate.state.store import StateStore, place_of
 
 _PLANNED = ("fact", "version", "memory", "selector_path", "selector", "lane", "plan", "scan", "scope", "migration")
-"""The tables of a plan of which nothing was sent, in an order in which each may be emptied."""
+"""The tables of a plan from which nothing was sent, in an order in which each may be emptied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class MigrationRow:
 
 
 def migration_id(context: str, source: str) -> str:
-    """Made of context and source alone: a new ledger has the keys of a lost one, so nothing is written twice."""
+    """Made from context and source alone. So a new ledger has the keys of a lost one, and nothing is written twice."""
     return digest("migration", context, source)[:16]
 
 
@@ -61,13 +61,13 @@ class Ledger:
     ) -> None:
         """Use `open_for_writing`, `open_for_work`, `open_for_reading` or `scratch_copy`.
 
-        `begin`: a transaction, durable or not; None where there is but one, which is thrown away. `discard`: removes
-        the ledger.
+        `begin`: a transaction, durable or not; None if there is only one, which is thrown away. `discard`: removes the
+        ledger.
         """
         self.path = path
         self.db = connection
         self.workers = workers
-        """This process among several that deliver from this ledger; None where it is the only one that writes."""
+        """This process among several that deliver from this ledger; None if it is the only one that writes."""
         self._begin = begin
         self._discard = discard
         self._lock = lock
@@ -117,8 +117,10 @@ class Ledger:
 
     @classmethod
     def open_for_delivery(cls, state: Path | PostgresLocation | StateStore, *, lost: Database | None = None) -> Ledger:
-        """Open the ledger of a directory as its only writer, that of a schema as one of several, in place of a lost
-        connection if there is one: it may be written only once `workers.try_join` says so.
+        """Open a ledger in a directory as its only writer, or one in a schema as one of several.
+
+        `lost`: the connection that this one replaces. One of several writers may write only once `workers.try_join`
+        says so.
         """
         location = place_of(state)
         if not isinstance(location, PostgresLocation):
@@ -135,13 +137,13 @@ class Ledger:
 
     @staticmethod
     def exists(state: Path | PostgresLocation | StateStore) -> bool:
-        """Whether the state has a ledger; raises what `open_for_reading` does where nobody can say."""
+        """Whether the state has a ledger; if nobody can say, raises what `open_for_reading` raises."""
         place = place_of(state)
         return shared.exists(place) if isinstance(place, PostgresLocation) else (place / "ledger.db").exists()
 
     @classmethod
     def open_for_reading(cls, state: Path | PostgresLocation | StateStore, *, timeout_s: float = 10.0) -> Ledger:
-        """Open an existing ledger beside the process that writes it; raises InputError where there is none.
+        """Open an existing ledger beside the process that writes it; raises InputError if there is none.
 
         `timeout_s`: how long a database may be silent. Reading changes no file: if the ledger has an earlier format, a
         private copy is brought up to date and read.
@@ -166,7 +168,7 @@ class Ledger:
     @classmethod
     @contextmanager
     def scratch_copy(cls, state: Path | PostgresLocation | StateStore) -> Iterator[Ledger]:
-        """A private copy that may be planned into and is thrown away; empty where there is no ledger yet."""
+        """A private copy, to plan into and then throw away; empty if there is no ledger yet."""
         place = place_of(state)
         if isinstance(place, PostgresLocation):
             with shared.scratch_copy(place) as private:
@@ -174,7 +176,9 @@ class Ledger:
             return
         path = place / "ledger.db"
         fresh = not place.is_dir()
-        with suppress(OSError):  # it is for the copy alone, which can also be among the temporary files
+        with suppress(
+            OSError
+        ):  # only the copy needs the folder, and it may also go to the directory for temporary files
             make_private_directory(place)
         original = sqlite.connect(path, read_only=True) if path.exists() else None
         try:
@@ -202,7 +206,7 @@ class Ledger:
 
     @property
     def is_outdated_copy(self) -> bool:
-        """Whether this is a copy of a ledger of an earlier format, which was written since."""
+        """Whether this is a copy of a ledger of an earlier format that has been written since."""
         return self._stamp is not None and isinstance(self.path, Path) and self._stamp != sqlite.file_stamp(self.path)
 
     @property
@@ -214,7 +218,7 @@ class Ledger:
         """Close the ledger and release its lock; a new one that no run claimed is deleted."""
         unclaimed = not self.is_lost and self._is_unclaimed()
         if unclaimed and self._lock is None and self._discard is not None:
-            self._discard()  # while the connection holds the lock
+            self._discard()  # while the connection still holds the lock
         self.db.close()
         if self._private is not None:
             self._private.close()
@@ -241,7 +245,7 @@ class Ledger:
     def transaction(self, *, durable: bool = True) -> Iterator[Database]:
         """A transaction. `durable`: it survives a power cut when this returns, not only the end of the process.
 
-        Raises InputError where the disk does not take it.
+        Raises InputError if the disk does not take it.
         """
         if self._begin is None:
             yield self.db  # thrown away as a whole
@@ -252,7 +256,7 @@ class Ledger:
             self.workers.after_commit()
 
     def migration(self) -> MigrationRow | None:
-        """Whose ledger this is; None while nothing was planned."""
+        """Which migration the ledger belongs to; None while nothing was planned."""
         row = self.db.execute(
             "SELECT id, endpoint, context, principal, source, mapping_digest, scopes_listed_at FROM migration"
         ).fetchone()
@@ -286,7 +290,7 @@ class Ledger:
         return known
 
     def _has_sent(self) -> bool:
-        """Whether a scope was to be registered or a session to be opened: what belongs to a server from then on."""
+        """Whether a scope or a session was ever intended: from then on the ledger belongs to a server."""
         sent = "SELECT 1 FROM session UNION ALL SELECT 1 FROM scope WHERE intended_at IS NOT NULL"
         return self.db.execute(f"{sent} LIMIT 1").fetchone() is not None
 
@@ -295,7 +299,7 @@ class Ledger:
             self.db.execute(f"DELETE FROM {table}")
 
     def keep_server(self, endpoint: str, principal: str) -> None:
-        """Note where the migration writes, and as whom. Call inside a transaction."""
+        """Record where the migration writes, and as which principal. Call inside a transaction."""
         self.db.execute("UPDATE migration SET endpoint = ?, principal = ?", (endpoint, principal))
 
 

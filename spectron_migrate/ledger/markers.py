@@ -14,9 +14,9 @@ _LARGEST_STEP = 1_000_000
 
 
 def marked_migration(ledger: Ledger) -> str:
-    """What markers call the migration; call after the first plan.
+    """The name of the migration in its markers; call after the first plan.
 
-    Raw files have no place that tells one Mem0 from another, so the first ones count.
+    Nothing about raw files tells one Mem0 from another, so the first ones are part of the name.
     """
     row = ledger.db.execute("SELECT id, source FROM migration").fetchone()
     migration = str(row["id"])
@@ -27,9 +27,9 @@ def marked_migration(ledger: Ledger) -> str:
 
 
 def known_markers(ledger: Ledger) -> set[str]:
-    """The markers that this ledger knows of: numbers of its own runs, and what adoption took over.
+    """The markers that this ledger knows: numbers of its own runs, and those that an adoption took over.
 
-    `shard.shards-number` is one of a run in shards, as an earlier version began it.
+    `shard.shards-number` is a marker of a run in shards, which an earlier version began.
     """
     return {row["subject"] for row in ledger.db.execute("SELECT subject FROM step WHERE kind = ?", (NUMBER,))}
 
@@ -37,7 +37,7 @@ def known_markers(ledger: Ledger) -> set[str]:
 def take_number(ledger: Ledger, now: str) -> int:
     """Take the next number. Call inside a durable transaction, before the server is marked with it.
 
-    Its distance from the last one is random, so that two copies that begin at the same moment take different ones.
+    Its distance from the last one is random, so that two copies that begin at the same moment take different numbers.
     """
     numbers = [int(known) for known in known_markers(ledger) if known.isdigit()]
     number = max(numbers, default=0) + 1 + secrets.randbelow(_LARGEST_STEP)
@@ -46,7 +46,7 @@ def take_number(ledger: Ledger, now: str) -> int:
 
 
 def note_known(ledger: Ledger, names: Iterable[str], now: str) -> None:
-    """Note markers as known. Call inside a transaction."""
+    """Record markers as known. Call inside a transaction."""
     ledger.db.executemany(
         "INSERT INTO step(kind, subject, detail, who, at) VALUES (?, ?, '', 'replay', ?)",
         [(NUMBER, name, now) for name in sorted(set(names) - known_markers(ledger))],
@@ -54,7 +54,7 @@ def note_known(ledger: Ledger, names: Iterable[str], now: str) -> None:
 
 
 def note_lacking(ledger: Ledger, prefix: str, why: str | None, now: str) -> None:
-    """Note why no marker could be made below a prefix, or None where it was made. Call inside a transaction.
+    """Record why no marker could be made below a prefix, or None if it was made. Call inside a transaction.
 
     `prefix`: empty for the listing of scopes.
     """
@@ -67,6 +67,6 @@ def note_lacking(ledger: Ledger, prefix: str, why: str | None, now: str) -> None
 
 
 def lacking(ledger: Ledger) -> Mapping[str, str]:
-    """The prefixes below which no marker could be made, and why; an empty one where scopes could not be listed."""
+    """The prefixes below which no marker could be made, and why. An empty prefix: scopes could not be listed."""
     rows = ledger.db.execute("SELECT subject, detail FROM step WHERE kind = ? ORDER BY subject", (_LACKING,))
     return {row["subject"]: row["detail"] for row in rows}

@@ -1,4 +1,4 @@
-"""Merging memories into a plan: which version of which memory is to be written, where, and in which order.
+"""Merges memories into a plan: which version of which memory is to be written, where, and in which order.
 
 Only the ledger numbers versions: version n of a memory is its n-th different text, counted against the
 last one known here. A metadata edit is no new version.
@@ -20,25 +20,26 @@ from spectron_migrate.ledger.schema import CARRIER, SENT
 from spectron_migrate.records import ENTITY_IDS, NAMED, Memory, Placement, Skipped, canonical_json, digest
 
 REPLACED = "replaced"
-"""Skipped because the ledger has a newer text of the same memory."""
+"""The reason of a fact that is skipped because the ledger has a newer text of the same memory."""
 MOVED = "moved to another scope in Mem0 after it was sent"
 _SENT = ", ".join(f"'{state}'" for state in SENT)
 _SENT_OF_IT = (
     f"FROM version JOIN fact ON fact.id = version.id JOIN {CARRIER}"
     f" WHERE version.mem0_id = ? AND carrier.state IN ({_SENT})"
 )
-"""The facts that may have brought a memory to Spectron: its own, and those of messages that contain it."""
+"""The facts with which a memory may be in Spectron: its own, and those of messages that contain it."""
 
 
 class Merge:
-    """Merges one memory after the other into a plan. Call inside a transaction; nothing is sent here."""
+    """Merges one memory after another into a plan. Call inside a transaction; nothing is sent here."""
 
     def __init__(
         self, ledger: Ledger, plan: int, scan: ScanRow, *, migration: str, same_mapping: bool, now: str
     ) -> None:
         """`now` replaces the start of the scan if a raw file names none.
 
-        `same_mapping`: a memory whose scope differs from where it was sent was moved in Mem0, not by the mapping.
+        `same_mapping`: the mapping has not changed, so a memory whose scope differs from where it was sent was moved in
+        Mem0.
         """
         self._same_mapping = same_mapping
         self.moved = 0
@@ -69,9 +70,9 @@ class Merge:
     ) -> None:
         """Plan the memory, or skip it with a reason. A text that the ledger knows keeps its version.
 
-        Into an empty ledger memories go many at once: call `flush` after the last one.
-        `seen_again`: when the scan began that found it after an earlier one had missed it. `message`: the fact of the
-        message whose turn contains a new text. `is_newer`: a person said so.
+        In an empty ledger memories are inserted many at once: call `flush` after the last one. `seen_again`: when the
+        scan began that found the memory after an earlier scan had missed it. `message`: the fact of the message whose
+        turn contains a new text. `is_newer`: a person said so.
         """
         text_digest = digest(memory.memory)
         if self._empty:
@@ -79,7 +80,7 @@ class Merge:
             return
         last = self._last(memory.id)
         if last is not None and not is_newer and self._is_gone(memory, last, seen_again):
-            self._skip_gone(memory.id)  # an older reading cannot bring back what a newer one missed
+            self._skip_gone(memory.id)  # an older reading cannot bring back a memory that a newer one missed
             return
         if last is not None and last["number"] > 1:
             self._adopt_doubts(memory.id)
@@ -111,7 +112,7 @@ class Merge:
             messages.overtake(self._db, memory.id, self._plan, self._scan.began or self._now)
 
     def flush(self) -> None:
-        """Write what `add` keeps back."""
+        """Write what `add` has held back."""
         self._new.flush()
 
     def _shows_later(self, last: ResultRow) -> bool:
@@ -129,20 +130,20 @@ class Merge:
         self._db.execute("UPDATE plan SET replaced = replaced + 1 WHERE id = ?", (self._plan,))
 
     def _note_pending(self, memory: Memory, last: ResultRow) -> bool:
-        """False where a person said before that this text is the older one."""
+        """Keep the text as pending; False if a person has already said that it is the older one."""
         if self._scan_number is None:
             return False
         return note_pending(self._db, memory.id, record_of(memory), self._scan_number, last["number"], self._plan)
 
     def add_message(self, message: Memory, placed: Placement) -> None:
-        """Plan a captured message, in place of the memories that Mem0 made of it; their records name the message."""
+        """Plan a captured message in place of the memories that Mem0 made of it; their records name the message."""
         if self._last(message.id) is None:
             self._remember(message)
             self._db.execute("UPDATE memory SET is_message = 1 WHERE mem0_id = ?", (message.id,))
             self._insert(message, digest(message.memory), placed, version=1)
 
     def tombstone(self, mem0_id: str, at: str) -> None:
-        """Record that Mem0 has not had the memory since `at`: its planned texts are not sent any more.
+        """Record that Mem0 no longer has the memory, since `at`: its planned texts are no longer sent.
 
         Nothing happens if a scan that began later found the memory.
         """
@@ -159,10 +160,10 @@ class Merge:
             messages.overtake(self._db, mem0_id, self._plan, at)
 
     def _is_gone(self, memory: Memory, last: ResultRow, seen_again: str | None) -> bool:
-        """Whether a tombstone stands that this dump does not lift.
+        """Whether there is a tombstone that this dump does not lift.
 
-        One that a scan set is lifted only by a dump that descends from that scan's. Along a line of dumps their times
-        rise, even if the clock is set back.
+        A tombstone that a scan set is lifted only by a dump that descends from that scan's dump. The times of dumps
+        rise along a line of descent, even if the clock is set back.
         """
         if last["tombstoned_at"] is None:
             return False
@@ -189,7 +190,10 @@ class Merge:
         )
 
     def _owners_when_sent(self, mem0_id: str) -> str | None:
-        """The ids under which the memory is in Spectron, where their owners still find what is another's now."""
+        """The ids under which the memory is in Spectron.
+
+        Their owners still find it there, although it belongs to somebody else now.
+        """
         row = self._db.execute("SELECT record, moved_from FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchone()
         if row is None or row["moved_from"] is not None:
             return row["moved_from"] if row is not None else None
@@ -197,7 +201,7 @@ class Merge:
         return canonical_json({name: record[name] for name in ENTITY_IDS if record.get(name)})
 
     def _moves(self, mem0_id: str, placed: Placement) -> bool:
-        """Whether a version may be in Spectron under another selector; then the memory is not written again."""
+        """Whether a version may be in Spectron under another selector. If so, the memory is not written again."""
         moved = self._db.execute(
             f"SELECT carrier.selector {_SENT_OF_IT} AND carrier.selector != ? LIMIT 1",
             (mem0_id, self._rows.selector(placed.selector)),
@@ -211,7 +215,7 @@ class Merge:
         return True
 
     def _adopt_doubts(self, mem0_id: str) -> None:
-        """Take undecided versions of the memory into this plan, which then decides them."""
+        """Move undecided versions of the memory into this plan, so that it decides them."""
         self._db.execute(
             "UPDATE fact SET plan = ? WHERE state IN ('intended', 'undecidable')"
             " AND id IN (SELECT id FROM version WHERE mem0_id = ?)",
@@ -231,10 +235,10 @@ class Merge:
         return None
 
     def _replan(self, last: ResultRow, memory: Memory, placed: Placement | Skipped) -> None:
-        """Plan the newest version again, by the present mapping: nothing of it is in Spectron."""
+        """Plan the newest version again, with the current mapping: nothing of it is in Spectron."""
         text, fact = self._rows.of_fact(memory, last["digest"], placed, last["number"])
         if last["state"] == "refused" and isinstance(placed, Placement):
-            # A refused fact stays refused until somebody retries it, and keeps its key.
+            # A refused fact stays refused until somebody retries it, and it keeps its key.
             fact.update(state="refused", reason=last["reason"], key=last["key"])
         self._db.execute("UPDATE version SET text = ?, text_at = ? WHERE id = ?", (text, memory.text_at, last["id"]))
         self._db.execute(
@@ -256,8 +260,8 @@ class Merge:
         return row
 
     def _remember(self, memory: Memory, *, moved_from: str | None = None, is_newer: bool = False) -> None:
-        """Keep what Mem0 says of it, unless an older reading says it."""
-        # Seen again: a tombstone falls.
+        """Store the memory's record, unless it comes from an older reading."""
+        # The memory was seen again, so its tombstone is lifted.
         self._db.execute(
             f"{INSERT_MEMORY}"
             " ON CONFLICT(mem0_id) DO UPDATE SET record = excluded.record, digest = excluded.digest,"
@@ -297,6 +301,6 @@ def _last_text(last: ResultRow) -> LastText:
 
 
 def _scan_number(ledger: Ledger, scan: ScanRow) -> int | None:
-    """The scan's number in the ledger; None if it is not recorded yet, as before tombstones are set."""
+    """The scan's number in the ledger; None if it is not recorded yet (tombstones are set before that)."""
     row = ledger.db.execute("SELECT no FROM scan WHERE id = ?", (scan.id,)).fetchone()
     return int(row["no"]) if row else None

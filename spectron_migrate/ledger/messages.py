@@ -1,8 +1,8 @@
 """Messages in place of memories (`cutover.capture: messages`): one turn holds what the application said.
 
 A message is planned and sent as a memory is; the memories that Mem0 made of it are skipped, and name it. While any of
-them is current, so is the message: a search that finds it shows those. If Mem0 replaces or deletes one of its memories
-before it is sent, or if the server refuses it, its memories are written one by one instead.
+them is current, so is the message: a search that finds the message shows those memories. If Mem0 replaces or deletes
+one of its memories before it is sent, or if the server refuses it, its memories are written one by one instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ON_ITS_WAY: tuple[FactState, ...] = ("planned", *SENT)
 
 
 def records_in_turn(db: Database, message: int) -> list[str]:
-    """The records of the memories in a message that Mem0 still has, in Mem0's order."""
+    """The records of those memories in a message that Mem0 still has, in Mem0's order."""
     rows = db.execute(
         f"SELECT record FROM {FACTS} WHERE fact.message = ? AND {IS_CURRENT} ORDER BY fact.id", (message,)
     )
@@ -36,13 +36,13 @@ def fact_of_message(db: Database, message_id: str) -> int | None:
 
 
 def is_on_its_way(db: Database, message: int) -> bool:
-    """Whether what the message says is, or will be, in Spectron."""
+    """Whether the message's text is, or will be, in Spectron."""
     row = db.execute(f"SELECT 1 FROM fact WHERE id = ? AND state IN ({marks(_ON_ITS_WAY)})", (message, *_ON_ITS_WAY))
     return row.fetchone() is not None
 
 
 def adopt(db: Database, plan: int) -> None:
-    """Move undecided messages into the newest plan; dumps do not contain messages."""
+    """Move undecided messages into the newest plan, because dumps do not contain messages."""
     db.execute(
         f"UPDATE fact SET plan = ? WHERE {OF_ANY_PLAN} AND plan != ? AND state IN ({marks(UNDECIDED)}) AND id IN"
         " (SELECT version.id FROM memory JOIN version ON version.mem0_id = memory.mem0_id WHERE is_message = 1)",
@@ -66,9 +66,9 @@ def part(db: Database, message: int, selector: int | None, plan: int) -> None:
 
 
 def overtake(db: Database, mem0_id: str, plan: int, at: str) -> None:
-    """A memory was deleted at `at`, or has another text: take planned messages with the old text apart.
+    """A memory was deleted at `at`, or has another text now: take planned messages with the old text apart.
 
-    A message that was sent gets a tombstone once Mem0 has none of its memories any more.
+    A sent message gets a tombstone once Mem0 has none of its memories any more.
     """
     rows = db.execute(
         "SELECT DISTINCT carrier.id, carrier.state"
@@ -109,9 +109,9 @@ def take_refused_apart(db: Database, plan: int) -> int:
 
 
 def skip(db: Database, fact: int, reason: str, *, plan: int | None = None) -> None:
-    """Skip a fact. The current memories of a message are then planned one by one, in `plan` or in its own plan.
+    """Skip a fact. If it is a message, its current memories are planned one by one, in `plan` or in the message's plan.
 
-    A memory whose owners changed meanwhile is planned by the next scan, which names its owners.
+    A memory whose owners have changed meanwhile is planned by the next scan, which names its owners.
     """
     db.execute("UPDATE fact SET state = 'skipped', reason = ? WHERE id = ?", (reason, fact))
     db.execute(
@@ -129,7 +129,7 @@ def skip(db: Database, fact: int, reason: str, *, plan: int | None = None) -> No
 
 
 def _messages(db: Database, state: FactState) -> list[tuple[int, str | None]]:
-    """All messages in this state with their reasons; the query begins with the messages, which are few."""
+    """All messages in this state, with their reasons. The query begins with the messages, because they are few."""
     rows = db.execute(
         "SELECT fact.id, fact.reason FROM memory CROSS JOIN version CROSS JOIN fact WHERE is_message = 1"
         " AND version.mem0_id = memory.mem0_id AND fact.id = version.id AND fact.state = ?",

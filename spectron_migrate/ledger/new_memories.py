@@ -22,11 +22,11 @@ INSERT_FACT = f"INSERT INTO fact(id, message, {', '.join(FACT_COLUMNS)}) VALUES 
 
 _MOST_ROWS = 1000
 _MOST_BYTES = 1 << 22
-"""Of records held back: a text may be huge."""
+"""The most bytes of records held back, because a text may be huge."""
 
 
 class NewMemories:
-    """Rows that are held back until there are many."""
+    """Holds rows back until there are many."""
 
     def __init__(self, db: Database) -> None:
         self._db = db

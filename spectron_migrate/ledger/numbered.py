@@ -7,7 +7,7 @@ from spectron_migrate.records import Selector, canonical_json
 
 
 def lane_number(db: Database, name: str) -> int:
-    """The lane's number; a new one where it has none. Call inside a transaction."""
+    """The lane's number; a new one if it has none. Call inside a transaction."""
     row = db.execute("SELECT no FROM lane WHERE name = ?", (name,)).fetchone()
     if row is None:
         row = db.execute("INSERT INTO lane(name) VALUES (?) RETURNING no", (name,)).fetchone()
@@ -15,7 +15,7 @@ def lane_number(db: Database, name: str) -> int:
 
 
 def selector_number(db: Database, selector: Selector) -> int:
-    """The selector's number; a new one where it has none. Call inside a transaction."""
+    """The selector's number; a new one if it has none. Call inside a transaction."""
     text = canonical_json(selector)
     row = db.execute("SELECT no FROM selector WHERE text = ?", (text,)).fetchone()
     if row is not None:

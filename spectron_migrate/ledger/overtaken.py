@@ -8,7 +8,9 @@ from spectron_migrate.ledger.schema import FACTS, IS_CURRENT
 
 
 def why_overtaken(ledger: Ledger, fact: int) -> str | None:
-    """Why not to send a fact: a newer version, a tombstone, or a message with an overtaken text; None if it may go."""
+    """Why a fact should not be sent: a newer version, a tombstone, or an overtaken text in a message; None if it may be
+    sent.
+    """
     row = ledger.db.execute(
         f"SELECT newest_version > number AS replaced, newest_version, is_message, {IS_CURRENT} AS is_current"
         f" FROM {FACTS} WHERE fact.id = ?",
@@ -25,8 +27,9 @@ def is_overtaken(ledger: Ledger, fact: int) -> bool:
 
 
 def skip_if_overtaken(ledger: Ledger, fact: int) -> bool:
-    """Skip a planned fact that should no longer be sent; memories of a message that Mem0 still has are planned one by
-    one.
+    """Skip a planned fact if it should no longer be sent.
+
+    Memories of a message that Mem0 still has are planned one by one.
     """
     reason = why_overtaken(ledger, fact)
     if reason is not None:

@@ -1,6 +1,6 @@
-"""Pending memories: Mem0 and ledger have different texts, and neither descent nor times tell which one is newer.
+"""Pending memories: Mem0 and ledger have different texts, and neither descent nor times show which one is newer.
 
-They wait for a person, who says `replay --resolve ID=newer` or `ID=older` of the text that is not in the ledger.
+They wait for a person, who says `replay --resolve ID=newer` or `ID=older` about the text that is not in the ledger.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ REASON = (
     " ID=older says what this text is"
 )
 OPEN = "is_older = 0 AND pending.version = (SELECT newest_version FROM memory WHERE memory.mem0_id = pending.mem0_id)"
-"""Of a row of `pending`: nobody has decided it, and the ledger still has the text that it was compared with."""
+"""A condition on a row of `pending`: nobody has decided it, and the ledger still has the text with which it was
+compared.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingText:
-    """A text of which nobody knows whether it is newer, and the scan that showed it."""
+    """A text that may or may not be newer, and the scan that showed it."""
 
     memory: Memory
     scan: ScanRow
 
 
 def note_pending(db: Database, mem0_id: str, record: str, scan: int, version: int, plan: int) -> bool:
-    """Keep a memory as pending; False where a person said of this text of this scan that it is older."""
+    """Keep a memory as pending; False if a person said that this text of this scan is older."""
     known = db.execute(
         "SELECT is_older FROM pending WHERE mem0_id = ? AND scan = ? AND version = ?", (mem0_id, scan, version)
     ).fetchone()
@@ -45,7 +47,7 @@ def note_pending(db: Database, mem0_id: str, record: str, scan: int, version: in
 
 
 def find_pending(ledger: Ledger, mem0_id: str) -> PendingText | None:
-    """The pending text of a memory; None where there is none."""
+    """The pending text of a memory; None if there is none."""
     row = ledger.db.execute(
         "SELECT record, scan.id, kind, began, ended, complete, manifest_digest FROM pending"
         f" JOIN scan ON scan.no = pending.scan WHERE mem0_id = ? AND {OPEN}",

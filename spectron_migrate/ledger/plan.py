@@ -13,7 +13,7 @@ from spectron_migrate.records import Memory
 
 _PAGE = 1000
 LIVE = "live"
-"""The kind of a scan that stands for rows which adapters captured."""
+"""The kind of a scan that stands for captured rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Sent:
     selector: str
     lane: str
     stands: bool
-    """Whether Mem0 still has it, under the owners it was sent under."""
+    """Whether Mem0 still has it, under the owners under which it was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class ScanRow:
 
 
 def begin_plan(ledger: Ledger, scan: ScanRow, fingerprint: str, now: str) -> int:
-    """Begin a plan and return its id; the facts that it touches belong to it. Call inside a transaction."""
+    """Begin a plan and return its id. Facts that are merged from now on belong to it. Call inside a transaction."""
     number = keep_scan(ledger, scan)
     row = ledger.db.execute(
         "INSERT INTO plan(fingerprint, scan, at) VALUES (?, ?, ?) RETURNING id", (fingerprint, number, now)
@@ -82,7 +82,7 @@ def _parent(ledger: Ledger, scan: ScanRow) -> int | None:
 
 
 def captured_before(ledger: Ledger, moment: str) -> set[str]:
-    """Memories that adapters captured before this moment and that no scan has shown yet."""
+    """Memories that were captured before this moment and that no scan has shown yet."""
     if not has_captures(ledger):
         return set()
     rows = ledger.db.execute(
@@ -94,7 +94,7 @@ def captured_before(ledger: Ledger, moment: str) -> set[str]:
 
 
 def follows_another_dump(ledger: Ledger, scan: int) -> bool:
-    """Whether the last complete dump that was planned here before this scan is not one from which its dump descends."""
+    """Whether this scan's dump does not descend from the last complete dump that was planned here before it."""
     newest = ledger.db.execute(
         "SELECT max(no) AS no FROM scan WHERE complete = 1 AND kind != ? AND no != ?", (LIVE, scan)
     ).fetchone()["no"]
@@ -123,7 +123,7 @@ def living_pages(ledger: Ledger) -> Iterator[list[str]]:
 
 
 def has_captures(ledger: Ledger) -> bool:
-    """Whether adapters captured anything that is planned here."""
+    """Whether anything that is planned here was captured."""
     return ledger.db.execute("SELECT 1 FROM scan WHERE kind = ? LIMIT 1", (LIVE,)).fetchone() is not None
 
 
@@ -169,7 +169,10 @@ def set_fingerprint(ledger: Ledger, plan: int, fingerprint: str, *, scan: str | 
 
 
 def finish_plan(ledger: Ledger, plan: int, *, mapping_digest: str, count: bool = True) -> None:
-    """Mark the plan as complete: a run may resume it. `count` its scopes and lanes, which reads all its facts."""
+    """Mark the plan as complete: a run may resume it.
+
+    `count`: also count its scopes and lanes, which reads all its facts.
+    """
     if count:
         _count_scopes_and_lanes(ledger, plan)
     ledger.db.execute("UPDATE plan SET complete = 1 WHERE id = ?", (plan,))
@@ -186,7 +189,7 @@ def _count_scopes_and_lanes(ledger: Ledger, plan: int) -> None:
 
 
 def sent(ledger: Ledger) -> Iterator[Sent]:
-    """Every memory that may be in Spectron, and where; read in pages, so that the ledger may be changed meanwhile."""
+    """Every memory that may be in Spectron, and where. Read in pages, so that the ledger may be changed meanwhile."""
     last = ""
     while True:
         rows = ledger.db.execute(
@@ -208,7 +211,7 @@ def sent(ledger: Ledger) -> Iterator[Sent]:
 
 
 def relane(ledger: Ledger, mem0_id: str, lane: str) -> None:
-    """Move the sent facts of a memory to its lane under a changed mapping, so that they count for that lane's
+    """Move the sent facts of a memory to its lane under the changed mapping, so that they count for that lane's
     high-water.
     """
     ledger.db.execute(

@@ -1,4 +1,4 @@
-"""What a probe found out about a Spectron, kept by endpoint and context."""
+"""What a probe found out about a Spectron, stored by endpoint and context."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which of two texts of a memory is the newer one. This is the only place that decides it.
 
 The rule is docs/protocol.md, Versions: a dump that descends from the one that last showed the memory is newer, whatever
-the clocks say; otherwise only a strictly earlier time makes a text older; what neither decides is for a person.
+the clocks say. Otherwise the times decide, if they differ. If neither decides, a person does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from spectron_migrate.ledger.plan import LIVE, ScanRow
 from spectron_migrate.records import is_time
 
 Recency = Literal["newer", "older", "waits", "unknown"]
-"""`waits`: captured after the scan began, so that the next scan decides."""
+"""`waits`: the memory was captured after the scan began, so the next scan decides."""
 
 _LINEAGE = (
     "WITH RECURSIVE lineage(no) AS (SELECT parent FROM scan WHERE no = ? UNION"
@@ -34,14 +34,14 @@ class LastText:
     seen_in: int
     """The scan that last showed the memory."""
     captured_at: str | None
-    """If a capture showed it last: when that capture had ended."""
+    """If a capture showed it last: when that capture ended."""
 
 
 class RecencyRule:
     """Compares texts that one scan, or one set of captured rows, shows with those that the ledger has."""
 
     def __init__(self, db: Database, scan: ScanRow, number: int | None) -> None:
-        """`number`: of the scan in the ledger."""
+        """`number`: the scan's number in the ledger."""
         self._db = db
         self._scan = scan
         self._number = number
@@ -63,7 +63,7 @@ class RecencyRule:
             return "unknown" if began is None and by_time == "older" else "newer"
         if self._is_ancestor_of(last.seen_in):
             return "older"
-        # Read after the last text was recorded, and yet of an earlier time: one of the clocks is wrong.
+        # It was read after the last text was recorded, and yet has an earlier time: one of the clocks is wrong.
         contradicts = by_time == "older" and began is not None and began > last.recorded_at
         return "unknown" if contradicts else by_time
 
@@ -74,7 +74,7 @@ class RecencyRule:
         return scan in self._ancestors
 
     def is_same_or_descends_from(self, scan: int) -> bool:
-        """The same, or it is that very scan."""
+        """Whether `descends_from` is true, or it is that very scan."""
         return scan == self._number or self.descends_from(scan)
 
     def _is_ancestor_of(self, scan: int) -> bool:

@@ -1,4 +1,4 @@
-"""The last runs of `replay` and why the server or the ledger refused one, kept for `status`."""
+"""The last runs of `replay`, and why one was refused; kept for `status`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.records import canonical_json
 
 RUN = "run"
-"""Of the step in the ledger."""
+"""The kind of the step in the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class LastRun:
     process: int
     plan: int
     stored_before: int
-    """Memories of its plan that were in Spectron when it began."""
+    """How many memories of its plan were in Spectron when it began."""
     ended: str | None = None
     written: int = 0
     requests: int = 0
@@ -35,13 +35,13 @@ class LastRun:
     stopped: str | None = None
     """Why it ended early; None if it did not."""
     in_flight: float | None = None
-    """How many requests in flight the server allowed at its end: the next run begins with as many."""
+    """How many requests in flight the server allowed at the end of the run. The next run begins with as many."""
     called_with: Sequence[Sequence[str]] = ()
-    """Options that the next command needs too, with their values."""
+    """Options that the next command needs as well, with their values."""
     folder: str = ""
-    """The working directory, from which paths among the options begin."""
+    """The working directory, to which paths among the options are relative."""
     host: str = ""
-    """Empty for a run of an earlier version."""
+    """Empty if an earlier version ran."""
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def record_run(
 
 
 def forget_runs(ledger: Ledger) -> None:
-    """Forget the runs so far: another one begins, to which several processes may belong."""
+    """Forget the runs so far: a new one begins, to which several processes may belong."""
     with ledger.transaction():
         ledger.db.execute(f"DELETE FROM step WHERE kind = '{RUN}'")
 
@@ -92,14 +92,14 @@ class RefusedRun:
     """A run that was refused: the same command would be refused again."""
 
     kind: str
-    """That of the error."""
+    """The kind of the error."""
     message: str
     hint: str
 
 
 @contextmanager
 def note_refusal(ledger: Ledger, *, now: Callable[[], str]) -> Iterator[None]:
-    """Keep why the block is refused as not legal, or as not of this ledger; forget it once the block passes."""
+    """Record why the block is refused as not legal, or for a wrong ledger; forget that once the block passes."""
     try:
         yield
     except (WrongLedger, NotLegal) as error:
@@ -123,7 +123,7 @@ def last_refusal(ledger: Ledger) -> RefusedRun | None:
 
 
 def last_runs(ledger: Ledger) -> list[LastRun]:
-    """The newest run, and those of the processes that delivered together with it; the newest first."""
+    """The newest run, and those of processes that delivered together with it; newest first."""
     rows = ledger.db.execute(f"SELECT detail FROM step WHERE kind = '{RUN}' ORDER BY id DESC")
     return [LastRun(**json.loads(row["detail"])) for row in rows]
 
@@ -134,7 +134,9 @@ def last_run(ledger: Ledger) -> LastRun | None:
 
 
 def runs_at_work(ledger: Ledger, runs: Sequence[LastRun]) -> list[LastRun]:
-    """Those whose process lives: in Postgres those that hold the lock of writers, else those of this host by pid."""
+    """The runs whose process is alive: in Postgres, those that hold the lock of writers; otherwise those of this host,
+    by pid.
+    """
     going_on = [run for run in runs if run.ended is None]
     if not going_on or isinstance(ledger.path, Path):
         return [run for run in going_on if run.host in ("", socket.gethostname()) and _is_alive(run.process)]

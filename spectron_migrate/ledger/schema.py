@@ -8,7 +8,7 @@ A memory has versions, one for each different text. Each version has one fact: h
 `intended` means: the bytes and the session are on disk and may have left. A fact that is intended in no running
 process is in doubt. Times are the fixed-width spelling of `records.format_time`.
 
-The statements of this package keep to what SQLite and Postgres share. What only SQLite understands stands in `DDL`,
+The statements of this package keep to what SQLite and Postgres share. What only SQLite understands is in `DDL`,
 `sqlite` and `upgrade`; `database.dialect` says what is translated for Postgres.
 """
 
@@ -30,28 +30,35 @@ UNDECIDED: tuple[FactState, ...] = ("planned", "intended", "undecidable")
 FACTS = "fact JOIN version ON version.id = fact.id JOIN memory ON memory.mem0_id = version.mem0_id"
 """Every fact with its text and its memory."""
 IS_CURRENT = "version.number = memory.newest_version AND memory.tombstoned_at IS NULL"
-"""A condition on a row of `FACTS`: it is the newest text of a memory that Mem0 has. Every other row is overtaken."""
+"""A condition on a row of `FACTS`: it is the newest text of a memory that Mem0 has. All other rows are overtaken."""
 OF_ANY_PLAN = "fact.plan IN (SELECT plan.id FROM plan)"
-"""True of every fact. With a condition on `state` it makes the index `fact_plan` find the facts, in place of a scan."""
+"""True of every fact.
+
+Together with a condition on `state` it lets the index `fact_plan` find the facts, without a scan.
+"""
 CARRIER = "fact AS carrier ON carrier.id = coalesce(fact.message, fact.id)"
-"""Joined to `fact`: the fact that is sent for it, which is itself or that of the message that contains the memory."""
+"""A join to `fact`: the fact that is sent for it.
+
+That is the fact itself, or that of the message that contains the memory.
+"""
 
 CONTAINS = "replace(version.text, ?, '') != version.text"
-"""Whether a text contains another; the engines name their own function for it differently."""
+"""Whether a text contains another. The engines have different names for this function."""
 
 
 def marks(values: Sequence[object]) -> str:
-    """As many placeholders as there are values; where there are none, what no value is equal to."""
+    """As many placeholders as there are values. If there are none, something that equals no value."""
     return ", ".join("?" * len(values)) or "NULL"
 
 
 MOST_ROWS = 64
-"""Rows that one statement changes, at most."""
+"""The most rows that one statement changes."""
 
 
 def row_sets(rows: Sequence[tuple[int, *tuple[Any, ...]]]) -> Iterator[Sequence[tuple[Any, ...]]]:
-    """Rows that begin with the id of a fact, in sets of 1, 2, 4, … 64, so that statements with them come in few forms,
-    which stay prepared. A set is filled up with rows of no fact.
+    """Rows that begin with the id of a fact, in sets of 1, 2, 4, … 64.
+
+    So there are few different statements, and they stay prepared. A set is filled up with rows that belong to no fact.
     """
     for at in range(0, len(rows), MOST_ROWS):
         part = rows[at : at + MOST_ROWS]
@@ -60,12 +67,12 @@ def row_sets(rows: Sequence[tuple[int, *tuple[Any, ...]]]) -> Iterator[Sequence[
 
 
 def values(rows: Sequence[Sequence[object]]) -> str:
-    """As many rows of placeholders, as a table."""
+    """This many rows of placeholders, as a table."""
     return f"VALUES {', '.join([f'({marks(rows[0])})'] * len(rows))}"
 
 
 def flat(rows: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
-    """What stands in the placeholders of `values`."""
+    """The values for the placeholders of `values`."""
     return tuple(each for row in rows for each in row)
 
 

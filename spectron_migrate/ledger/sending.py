@@ -1,8 +1,8 @@
 """Facts that are sent one by one, from intent to receipt. Call every function here inside a transaction of `writer`.
 
 Before the first byte leaves, the session's id, the final bytes and the key are on disk. Before the next byte of the
-session, every decision except a plain 200 is on disk: so a decision that is lost is always a 200, and the next run
-finds its turn in the listing.
+session, every decision except a plain 200 is on disk. So a lost decision is always a 200, and the next run finds its
+turn in the listing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from spectron_migrate.records import Infer, Json, Receipt, Selector, canonical_j
 
 @dataclass(frozen=True, slots=True)
 class PlannedFact:
-    """A fact that waits for its turn."""
+    """A fact that waits to be sent."""
 
     id: int
     mem0_id: str
@@ -115,11 +115,17 @@ def intend(
 
 
 SENT_BEFORE = "sent before"
-"""Reason of an intended fact whose key was sent under an earlier intent; so it stays known if this one never leaves."""
+"""The reason of an intended fact whose key was sent under an earlier intent.
+
+It stays known even if this intent never leaves.
+"""
 
 
 def note_intended(ledger: Ledger, places: Sequence[tuple[int, int, int]], *, batch: int | None = None) -> None:
-    """Note where facts are sent to: each with its session and its position there. `batch`: the request they share."""
+    """Record where facts are sent: each with its session and its position there.
+
+    `batch`: the request that they share.
+    """
     for rows in row_sets(places):
         ledger.db.execute(
             f"WITH place(fact, session, position) AS ({values(rows)}) UPDATE fact SET state = 'intended',"
@@ -130,11 +136,14 @@ def note_intended(ledger: Ledger, places: Sequence[tuple[int, int, int]], *, bat
 
 
 REQUEST = "INSERT INTO request(id, body, key, sent_after, sent_by) VALUES (?, ?, ?, ?, ?)"
-"""Keeps bytes that are about to leave."""
+"""Stores bytes that are about to leave."""
 
 
 def still_planned(ledger: Ledger, facts: Sequence[int]) -> dict[int, ResultRow]:
-    """The facts that are still planned, with everything their bodies need, by id; overtaken ones become skipped."""
+    """By id, the facts that are still planned, with everything that their bodies need.
+
+    Overtaken ones become skipped.
+    """
     if not facts:
         return {}
     rows = ledger.db.execute(
@@ -201,7 +210,10 @@ def intended_of(row: ResultRow, session: SessionRow) -> IntendedFact:
 
 
 def back_to_planned(ledger: Ledger, facts: Sequence[int]) -> None:
-    """Plan facts again whose bytes certainly never left, under the same key; overtaken ones become skipped."""
+    """The bytes of these facts certainly never left: plan them again under the same key.
+
+    Overtaken ones become skipped.
+    """
     for fact in facts:
         row = ledger.db.execute("SELECT reason FROM fact WHERE id = ? AND state = 'intended'", (fact,)).fetchone()
         if row is not None:
@@ -210,7 +222,7 @@ def back_to_planned(ledger: Ledger, facts: Sequence[int]) -> None:
 
 
 def not_stored(ledger: Ledger, fact: int) -> None:
-    """Plan a fact again that was sent and is certainly not stored; an overtaken one becomes skipped."""
+    """The fact was sent and is certainly not stored: plan it again. An overtaken one becomes skipped."""
     plan_again(ledger, fact, was_sent=True)
     skip_if_overtaken(ledger, fact)
 
@@ -240,7 +252,7 @@ def _decide_all(ledger: Ledger, decided: Sequence[tuple[int, FactState, str | No
 
 
 def drop_requests(ledger: Ledger, facts: Sequence[int]) -> None:
-    """Forget the requests of decided facts; that of a batch is kept until all its facts are decided."""
+    """Delete the requests of decided facts. The request of a batch is kept until all its facts are decided."""
     ledger.db.execute(f"DELETE FROM request WHERE id IN ({marks(facts)})", tuple(facts))
     ledger.db.execute(
         f"DELETE FROM request WHERE id IN (SELECT batch FROM fact WHERE id IN ({marks(facts)})) AND NOT EXISTS"
@@ -257,7 +269,7 @@ def receipt(
 
 
 def receipts(ledger: Ledger, got: Sequence[tuple[int, Receipt]]) -> None:
-    """Record the answers to facts that are stored, in as few statements as the answer to one takes."""
+    """Record the receipts of several facts, in as few statements as one receipt takes."""
     _keep_answers(ledger, got, "answer")
 
 
@@ -282,9 +294,9 @@ def _keep_answers(
 
 
 WITHOUT_PASSAGE = "stored without passage"
-"""Reason of a fact whose turn is there and whose text cannot be found; only a person sends it again."""
+"""The reason of a fact whose turn is there and whose text no search finds. Only a person can have it sent again."""
 EXTRACTION_UNKNOWN = "extraction unknown"
-"""Reason of a fact whose turn is there and whose answer is lost: what was extracted of it is not known."""
+"""The reason of a fact whose turn is there and whose answer is lost: nobody knows what was extracted from it."""
 
 
 def stored_by_turns(
@@ -298,14 +310,14 @@ def stored_by_turns(
     chunk_id: str | None = None,
     without_passage: bool = False,
 ) -> None:
-    """Record that the listing of turns shows the fact; without its response, what was extracted stays unknown."""
+    """Record that the listing of turns shows the fact. Without the response, what was extracted stays unknown."""
     state: FactState = "stored_not_extracted" if full or without_passage else "written"
     _decide(ledger, fact, state, WITHOUT_PASSAGE if without_passage else EXTRACTION_UNKNOWN if full else None)
     _keep_receipts(ledger, [(fact, turn_id, seq, chunk_id)], "turns", altered=altered)
 
 
 def stored_by_person(ledger: Ledger, fact: int) -> None:
-    """Record that a person decided the fact is stored; its turn is the candidate, if there is one."""
+    """Record a person's decision that the fact is stored. Its turn is the candidate, if there is one."""
     row = ledger.db.execute("SELECT candidate FROM request WHERE id = ?", (fact,)).fetchone()
     _decide(ledger, fact, "written", None)
     _keep_receipts(ledger, [(fact, row["candidate"] if row else None, None, None)], "person", altered=False)
@@ -334,12 +346,12 @@ def refuse(ledger: Ledger, fact: int, reason: str) -> None:
 
 
 def undecidable(ledger: Ledger, fact: int, reason: str) -> None:
-    """Record that the evidence does not decide the fact: a person has to resolve it by its id."""
+    """Record that no evidence decides the fact: a person has to resolve it by its id."""
     ledger.db.execute("UPDATE fact SET state = 'undecidable', reason = ? WHERE id = ?", (reason, fact))
 
 
 def note_attempt(ledger: Ledger, fact: int, *, sent_after: str, sent_by: str) -> None:
-    """Note that the same bytes are sent again: the key is valid for another day."""
+    """Record that the same bytes are sent again, so the key is valid for another day."""
     ledger.db.execute(
         "UPDATE request SET attempts = attempts + 1, sent_after = ?, sent_by = ? WHERE id = ?",
         (sent_after, sent_by, fact),
@@ -347,12 +359,12 @@ def note_attempt(ledger: Ledger, fact: int, *, sent_after: str, sent_by: str) ->
 
 
 def note_candidate(ledger: Ledger, fact: int, turn_id: str) -> None:
-    """Keep a turn of the listing that no receipt claims; it is probably this fact's."""
+    """Record a listed turn that no receipt claims and that is probably this fact's."""
     ledger.db.execute("UPDATE request SET candidate = ? WHERE id = ?", (turn_id, fact))
 
 
 def note_residue(ledger: Ledger, fact: int, turn_ids: Sequence[str]) -> None:
-    """Keep turns that earlier sends of this fact left on the server, besides the one that its receipt names."""
+    """Record turns that earlier sends of this fact left on the server, besides the one that its receipt names."""
     ledger.db.executemany(
         "INSERT INTO residue(session, turn_id, fact) SELECT session, ?, id FROM fact WHERE id = ?"
         " AND session IS NOT NULL ON CONFLICT DO NOTHING",

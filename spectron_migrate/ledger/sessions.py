@@ -38,9 +38,9 @@ def open_session(
 ) -> SessionRow | None:
     """An open session for these facts that has room; full ones are closed.
 
-    `taken`: sessions that another stream writes to, because a session has at most one undecided send; for the same
-    reason none with a fact in doubt, and none with a fact of another lane, is given. `own`: those that this process
-    opened. Where several processes deliver, an empty session of another one may be about to be used.
+    `taken`: sessions to which another stream writes. A session has at most one undecided send, so these are left out,
+    and so are sessions with a fact in doubt or with a fact of another lane. `own`: sessions that this process opened.
+    If several processes deliver, another one may be about to use an empty session.
     """
     same_run, run_value = _same_run(run)
     rows = ledger.db.execute(
@@ -83,9 +83,9 @@ def _same_run(run: str | None) -> tuple[str, tuple[str, ...]]:
 
 
 def session_made(ledger: Ledger, session: int, server_id: str, echo: Selector | None) -> bool:
-    """Store the server's id, before any fact names it; False if the server gave this id for a session of ours before.
+    """Store the server's id before any fact names it; False if the server gave this id for an earlier session of ours.
 
-    The check and the note are one change: two sessions may be opened at the same moment.
+    The check and the change are one, because two sessions may be opened at the same moment.
     """
     serialize(ledger, f"session {server_id}")
     if ledger.db.execute("SELECT 1 FROM session WHERE server_id = ?", (server_id,)).fetchone() is not None:
@@ -108,12 +108,12 @@ def orphan_session(ledger: Ledger, session: int) -> None:
 
 
 def close_session(ledger: Ledger, session: int) -> None:
-    """Stop writing to a session; that takes no request."""
+    """Stop writing to a session. No request is needed for that."""
     ledger.db.execute("UPDATE session SET state = 'closed' WHERE id = ?", (session,))
 
 
 def orphan_openings(ledger: Ledger) -> int:
-    """Mark the sessions that a process was opening when it died as orphans; returns their number."""
+    """Mark sessions as orphans if a process died while it opened them; returns their number."""
     return ledger.db.execute("UPDATE session SET state = 'orphan' WHERE state = 'opening'").rowcount
 
 
@@ -154,7 +154,10 @@ def intend_scopes(ledger: Ledger, paths: Sequence[str], now: str) -> None:
 
 
 def intend_unregistered(ledger: Ledger, path: str, above: Sequence[str], now: str) -> bool:
-    """As `intend_scopes` for a path and those above it; False, and nothing is changed, where it is registered."""
+    """As `intend_scopes`, for a path and its ancestors.
+
+    If the path is registered, nothing is changed and False is returned.
+    """
     if is_registered(ledger, path):
         return False
     intend_scopes(ledger, [*above, path], now)

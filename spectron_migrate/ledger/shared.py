@@ -1,4 +1,4 @@
-"""The ledger as tables of a schema of Postgres, which several hosts reach."""
+"""The ledger as tables in a schema of Postgres, which several hosts can reach."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ if TYPE_CHECKING:
 
 PART = "ledger"
 WRITER = "ledger writer"
-"""The lock of who writes the ledger: held alone, or shared by those that deliver together."""
+"""The lock of those who write the ledger: held by one process alone, or shared by those that deliver together."""
 
 
 def _name() -> str:
-    """How others see this process of this host."""
+    """The name by which others see this process."""
     return f"spectron-migrate {socket.gethostname()} {os.getpid()}"
 
 
 def open_for_work(location: PostgresLocation, lost: Database | None) -> PostgresDatabase:
-    """The connection of one of several writers, which holds no lock yet; raises InputError where the database forgot
-    what the lost connection had committed.
+    """The connection of one of several writers, which holds no lock yet.
+
+    Raises InputError if the database has forgotten what the lost connection had committed.
     """
     if lost is not None:
         database = reconnect(cast("PostgresDatabase", lost), application=_name())
@@ -51,7 +52,7 @@ def open_for_work(location: PostgresLocation, lost: Database | None) -> Postgres
 
 
 def open_for_writing(location: PostgresLocation, *, create: bool) -> PostgresDatabase:
-    """The connection of the only writer, which holds its lock; raises LedgerLocked naming the other."""
+    """The connection of the only writer, which holds the lock. Raises LedgerLocked, naming the other process."""
     database = connect_writer(location, application=_name())
     try:
         if not session_locks.try_lock(database, WRITER):
@@ -82,7 +83,7 @@ def exists(location: PostgresLocation) -> bool:
 
 
 def open_for_reading(location: PostgresLocation, *, timeout_s: float = 10.0) -> PostgresDatabase:
-    """A connection to a ledger that is there; raises InputError where there is none."""
+    """A connection to an existing ledger; raises InputError if there is none."""
     database = connect(location, timeout_s=timeout_s)
     try:
         _check(database)
@@ -94,7 +95,7 @@ def open_for_reading(location: PostgresLocation, *, timeout_s: float = 10.0) -> 
 
 @contextmanager
 def scratch_copy(location: PostgresLocation) -> Iterator[sqlite.PrivateDatabase]:
-    """A copy in a private file, which keeps nobody waiting; in a transaction that is never committed."""
+    """A copy in a private file, so that nobody has to wait; in a transaction that is never committed."""
     private = sqlite.private_database(Path(tempfile.gettempdir()), None)
     try:
         private.connection.executescript(f"{DDL}PRAGMA user_version = {FORMAT};")
@@ -138,7 +139,7 @@ def holder_of(database: PostgresDatabase, lock: str) -> str:
 
 
 def holders_of(database: Database, lock: str) -> list[tuple[str, int]]:
-    """Host and process id of all who hold a lock, as they named themselves."""
+    """Host and process id of all that hold a lock, as they named themselves."""
     key = session_locks.lock_key(cast("PostgresDatabase", database).location.schema, lock)
     rows = database.execute(
         "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory'"

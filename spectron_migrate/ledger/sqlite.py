@@ -15,14 +15,17 @@ from spectron_migrate.files.atomic import sync_folder
 from spectron_migrate.files.locks import is_held, lock_handle
 
 LARGEST_JOURNAL = 64 * 2**20
-"""Bytes of SQLite's journal that stay between transactions: a plan of a million memories leaves 2 GB otherwise."""
+"""The most bytes of SQLite's journal that stay between transactions.
+
+Otherwise a plan of a million memories leaves 2 GB.
+"""
 
 _OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 _DISK = (*_OF_THE_DISK, sqlite3.SQLITE_BUSY)
-"""Errors of the disk, or of another process that holds the file. Every other error is a bug in this program."""
+"""Errors caused by the disk, or by another process that holds the file. Every other error is a bug in this program."""
 
 _CACHE_KIB = 4 << 10
-"""Of a connection that writes. With eight times as much, planning 100,000 memories takes 5 % less of a processor."""
+"""The page cache of a connection that writes. Eight times as much saves 5 % of processor time while planning."""
 _PRIVATE = {
     "locking_mode": "EXCLUSIVE",
     "journal_mode": "OFF",
@@ -37,7 +40,7 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     """Open a file that is there."""
     if not read_only:
         return _connect(path, "rw")
-    # Readers of a journal make a file beside it; where nobody can make one, nobody writes either.
+    # Readers of a journal create a file beside it. If nobody can create one there, nobody writes either.
     journal = path.with_name(f"{path.name}-wal")
     if not journal.exists() and not os.access(path.parent, os.W_OK):
         return _connect(path, "ro&immutable=1")
@@ -46,7 +49,7 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA user_version")
     except sqlite3.DatabaseError as error:
         of_the_disk = error.sqlite_errorcode & 0xFF in _OF_THE_DISK
-        if of_the_disk and not (journal.exists() and journal.stat().st_size):  # it is full, for writers too
+        if of_the_disk and not (journal.exists() and journal.stat().st_size):  # the disk is full, for writers too
             connection.close()
             return _connect(path, "ro&immutable=1")
     return connection
@@ -87,7 +90,10 @@ def create_file(path: Path, ddl: str, version: int) -> None:
 
 
 def format_of(connection: sqlite3.Connection, path: Path, newest: int) -> int:
-    """The file's format; raises InputError for one that this version does not read, and for a file of another kind."""
+    """The file's format.
+
+    Raises InputError for a format that this version does not read, and for a file of another kind.
+    """
     try:
         found = int(connection.execute("PRAGMA user_version").fetchone()[0])
     except sqlite3.DatabaseError as error:
@@ -125,7 +131,7 @@ def keep_copy(connection: sqlite3.Connection, path: Path) -> None:
 def transaction(connection: sqlite3.Connection, path: Path, *, durable: bool) -> Iterator[None]:
     """A transaction. `durable`: it survives a power cut when this returns, not only the end of the process.
 
-    Raises InputError where the disk does not take it.
+    Raises InputError if the disk does not take it.
     """
     with disk_errors(connection, path):
         connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
@@ -140,7 +146,7 @@ def disk_errors(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if connection.in_transaction:  # a disk that is full has ended it already
+        if connection.in_transaction:  # a full disk has already ended the transaction
             connection.execute("ROLLBACK")
         if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF in _DISK:
             raise InputError(
@@ -152,7 +158,7 @@ def disk_errors(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class PrivateDatabase:
-    """A database in a file without a name: nothing remains of it, even if the process is killed."""
+    """A database in a file without a name. Nothing remains of it, even if the process is killed."""
 
     connection: sqlite3.Connection
     _handle: int
@@ -169,7 +175,7 @@ def private_database(folder: Path, original: sqlite3.Connection | None) -> Priva
     """
     for left in folder.glob(f"{_PRIVATE_NAME}*"):
         if not is_held(left):
-            left.unlink(missing_ok=True)  # left by a process that was killed before it removed the name of its file
+            left.unlink(missing_ok=True)  # left by a process that was killed before it removed its file's name
     try:
         handle, name = tempfile.mkstemp(prefix=_PRIVATE_NAME, dir=folder)
     except OSError:
@@ -183,7 +189,7 @@ def private_database(folder: Path, original: sqlite3.Connection | None) -> Priva
             original.backup(connection)
         for setting, value in _PRIVATE.items():
             connection.execute(f"PRAGMA {setting} = {value}")
-        connection.execute("BEGIN IMMEDIATE")  # takes the lock, which stays: the name is not needed again
+        connection.execute("BEGIN IMMEDIATE")  # takes the lock and keeps it, so the name is not needed again
         connection.execute("COMMIT")
     except BaseException:
         if connection is not None:
@@ -196,7 +202,7 @@ def private_database(folder: Path, original: sqlite3.Connection | None) -> Priva
 
 
 def file_stamp(path: Path) -> tuple[int, ...]:
-    """Differs whenever somebody wrote the ledger."""
+    """A stamp that changes whenever somebody writes the ledger."""
     stamp: list[int] = []
     for file in (path, path.with_name(f"{path.name}-wal")):
         try:

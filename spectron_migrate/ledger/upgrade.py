@@ -93,7 +93,7 @@ INSERT INTO step SELECT * FROM old_step;
 
 
 def bring_up_to_date(connection: sqlite3.Connection) -> None:
-    """Nothing is changed where it is up to date already."""
+    """Bring the ledger to the current format. Changes nothing if it is up to date."""
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     if found == FORMAT:
         return

@@ -1,7 +1,7 @@
 """Several processes that deliver one plan together, from a ledger in Postgres (docs/protocol.md, Workers).
 
 The first one plans alone; then it lets others join. Each lane belongs to the process whose connection holds its lock,
-so that the lanes of a dead one are free at once. What limits a run is counted here for all of them.
+so the lanes of a dead process are free at once. The limits of a run are counted here for all of them together.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from spectron_migrate.database.postgres import PostgresDatabase
 
 FRESH_S = 5.0
-"""A request may begin for so long after Postgres last served the connection that holds the lane."""
+"""A request may begin for this long after Postgres last served the connection that holds the lane."""
 SETTLE_S = FRESH_S + 1.0
-"""Whoever takes a lane waits so long before an intent in it counts as never sent: then nobody else begins a request."""
+"""Whoever takes a lane waits this long before an intent in it may count as never sent.
+
+After that nobody else begins a request there.
+"""
 _PLANNER = "planner"
 _PART, _FORMAT = "workers", 1
 _DDL = """
@@ -41,17 +44,17 @@ class Workers:
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
         self.is_alone = False
-        """Whether no other process may write the ledger: it may be planned into."""
+        """Whether no other process may write the ledger, so that this one may plan."""
         self._held: set[str] = set()
         self._freed: set[str] = set()
-        """Lanes of `_held` that are freed after the commit. A transaction may be run again: so they are sets."""
+        """Lanes of `_held` that are freed after the commit. They are sets, because a transaction may be run again."""
 
     # -- joining ------------------------------------------------------------------------------------------
 
     def try_join(self) -> bool:
         """Become the only writer, or join those at work; False while another process plans.
 
-        Raises LedgerLocked where another command writes the ledger. Until `let_others_join` nobody else gets further.
+        Raises LedgerLocked where another command writes the ledger. Nobody else gets further before `let_others_join`.
         """
         database = self._database
         if not session_locks.try_lock(database, _PLANNER):
@@ -66,7 +69,7 @@ class Workers:
         )
 
     def planner(self) -> str:
-        """Who plans now."""
+        """The process that plans now."""
         return holder_of(self._database, _PLANNER)
 
     def let_others_join(self) -> None:
@@ -84,7 +87,7 @@ class Workers:
         tables.make_tables(self._database, _PART, _DDL, _FORMAT)
 
     def set_terms(self, terms: Mapping[str, Json], *, sends: int | None, tokens: int | None) -> None:
-        """Keep the terms of a run that begins now, and what it may send and spend."""
+        """Record the terms of a run that begins now, and what it may send and spend."""
         self._database.execute(
             "INSERT INTO work(id, terms, sends, tokens) VALUES (1, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
             " terms = excluded.terms, sends = excluded.sends, tokens = excluded.tokens, next_request = 0",
@@ -92,7 +95,7 @@ class Workers:
         )
 
     def check_terms(self, terms: Mapping[str, Json]) -> None:
-        """Raises InputError where this process was called in another way than those at work."""
+        """Raises InputError if this process was called with other options than those at work."""
         row = self._database.execute("SELECT terms FROM work WHERE id = 1").fetchone()
         if row is None or row["terms"] != canonical_json(dict(terms)):
             raise InputError(
@@ -103,9 +106,9 @@ class Workers:
     # -- lanes --------------------------------------------------------------------------------------------
 
     def ask_for_lane(self, lane: str) -> Callable[[], bool]:
-        """Take a lane, if nobody has it. What its last owner committed is seen by the next statement.
+        """Take a lane, if nobody has it. The next statement sees what the lane's last owner committed.
 
-        Whether it was taken is told when that is asked, so that what follows can be sent at once.
+        The result says whether it was taken once it is called, so the next statement can be sent at once.
         """
         self._freed.discard(lane)
         if lane in self._held:
@@ -120,7 +123,7 @@ class Workers:
         return is_taken
 
     def free_lane(self, lane: str) -> None:
-        """Let others have the lane, as soon as what is written in this transaction is committed."""
+        """Release the lane to others as soon as this transaction is committed."""
         self._freed.add(lane)
 
     def after_commit(self) -> None:
@@ -135,7 +138,7 @@ class Workers:
             ).fetchall()
 
     def serialize(self, name: str) -> None:
-        """Until the end of the transaction nobody else gets past this for the same name."""
+        """Nobody else gets past this for the same name until the transaction ends."""
         key = session_locks.lock_key(self._database.location.schema, name)
         self._database.execute("SELECT pg_advisory_xact_lock(?)", (key,))
 
@@ -143,21 +146,21 @@ class Workers:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether Postgres served the connection so lately that nobody else sends in the lanes that it holds."""
+        """Whether Postgres served the connection so recently that nobody else can be sending in its lanes."""
         return not self._database.is_lost and seconds_with_sleep() - self._database.answered_at < FRESH_S
 
     def ask(self) -> None:
-        """Ask Postgres for an answer; raises Unreachable."""
+        """Ask Postgres for any answer; raises Unreachable."""
         self._database.execute("SELECT 1").fetchone()
 
     # -- limits -------------------------------------------------------------------------------------------
 
     def take_sends(self, wanted: int) -> int:
-        """Reserve up to that many of the memories that may still be sent."""
+        """Reserve up to this many of the memories that may still be sent."""
         return self._take("sends", wanted)
 
     def take_tokens(self, wanted: int) -> int:
-        """Reserve up to that many of the tokens that may still be spent."""
+        """Reserve up to this many of the tokens that may still be spent."""
         return self._take("tokens", wanted)
 
     def _take(self, what: str, wanted: int) -> int:
@@ -169,7 +172,7 @@ class Workers:
         return int(row[0])
 
     def give_back(self, *, sends: int = 0, tokens: int = 0) -> None:
-        """Return what was reserved and not used."""
+        """Return to the run what was reserved and not used."""
         self._database.execute("UPDATE work SET sends = sends + ?, tokens = tokens + ?", (sends, tokens))
 
     def has_sends(self) -> bool:
@@ -178,7 +181,9 @@ class Workers:
         return row["sends"] is None or row["sends"] > 0
 
     def take_turns(self, count: int, gap_s: float) -> float:
-        """Reserve the next moments for requests of all processes, `gap_s` apart; seconds until the first of them."""
+        """Reserve the next turns for requests, `gap_s` apart among all processes; returns the seconds until the first
+        one.
+        """
         gap = max(1, round(gap_s * 1_000_000))
         row = self._database.execute(
             f"UPDATE work SET next_request = greatest(next_request, {_NOW}) + ? RETURNING next_request - ? - {_NOW}",

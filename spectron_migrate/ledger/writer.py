@@ -29,7 +29,7 @@ def _call(change: Callable[..., T], args: tuple[Any, ...], named: dict[str, Any]
 
 
 class GroupCommit:
-    """Runs changes in the order in which they are submitted; all that wait go into one transaction."""
+    """Runs changes in the order in which they are submitted. All changes that are waiting go into one transaction."""
 
     def __init__(self, ledger: Ledger) -> None:
         """Until `close`, use the ledger only through this object."""
@@ -61,7 +61,9 @@ class GroupCommit:
         self._begin(partial(_call, change, args, named), None, durable=False)
 
     def collect(self, record: Callable[[Ledger, Sequence[T]], object], item: T) -> None:
-        """Record an item like `post`, together with all that wait for the same `record`: before whatever else waits."""
+        """Record an item like `post`, together with all items that are waiting for the same `record`, and before
+        whatever else is waiting.
+        """
         self._collected.setdefault(record, []).append(item)
         self._wake()
 
@@ -118,6 +120,6 @@ class GroupCommit:
             try:
                 with self._ledger.transaction(durable=any(durable for _, _, durable in group)):
                     return [change(self._ledger) for change, _, _ in group]
-            except Conflict:  # with another process; nothing of it is committed
+            except Conflict:  # with another process; nothing of this change is committed
                 continue
         raise Unreachable("the ledger is busy: other processes change the same rows", hint="run it again")

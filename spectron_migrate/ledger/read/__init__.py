@@ -2,5 +2,5 @@
 
 `plans`: what a plan writes, and what became of it. `memories`: what is known of one memory. `receipts`: what is in
 Spectron, and under which ids. `status`: how far a migration is. `cutover`: what Spectron lacks, and what it has
-although Mem0 has not.
+although Mem0 no longer has it.
 """

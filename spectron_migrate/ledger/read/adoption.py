@@ -1,4 +1,6 @@
-"""What an adoption looks for, and what this ledger knows of where it may be (`ledger/adopting.py` records it)."""
+"""What an adoption looks for, and what this ledger knows about where it may be (`ledger/adopting.py` records the
+results).
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,16 @@ from spectron_migrate.ledger.schema import STORED, FactState, marks
 from spectron_migrate.records import Infer, Memory, Selector, digest, same_text, selector_of
 
 KIND = "adopt"
-"""Of a step in the ledger."""
+"""The kind of the step in the ledger."""
 BEGUN, DONE, BACKUP = "begun", "done", "backup"
 BY = "adopted"
 """`decided_by` of a receipt that was found on the server."""
 BY_KEY = "adopted by key"
-"""`decided_by` of such a receipt once the server showed that it knows the fact's key."""
+"""`decided_by` of such a receipt if the server has shown that it knows the fact's key."""
 NO_KEY = ""
-"""Key of a fact that stands for a turn whose memory is not known."""
+"""The key of a fact that stands for a turn whose memory is not known."""
 _SOUGHT: tuple[FactState, ...] = ("planned", "intended", "undecidable", "refused")
-"""States of which nobody knows whether the server has the text."""
+"""States in which nobody knows whether the server has the text."""
 _PAGE = 500
 
 
@@ -46,7 +48,7 @@ class SoughtFact:
 
 @dataclass(frozen=True, slots=True)
 class KnownSession:
-    """A session of this ledger, and the facts with a receipt in it by turn."""
+    """A session of this ledger, and by turn the facts that have a receipt in it."""
 
     id: int
     server_id: str
@@ -54,7 +56,9 @@ class KnownSession:
     facts: dict[str, int]
     residue: frozenset[str]
     spare: frozenset[str]
-    """Turns that an adoption found for no fact: of a text that Mem0 no longer had, or that was there more often."""
+    """Turns that an adoption found and that belong to no fact: Mem0 no longer had their text, or there were more turns
+    with it than facts.
+    """
 
 
 def is_unfinished(ledger: Ledger) -> bool:
@@ -64,7 +68,7 @@ def is_unfinished(ledger: Ledger) -> bool:
 
 
 def backup_of(ledger: Ledger) -> str | None:
-    """When the backup was made that this ledger is; None if it is none, or an adoption was begun since."""
+    """If this ledger is a backup: when it was made. None otherwise, and once an adoption was begun."""
     row = ledger.db.execute("SELECT detail, at FROM step WHERE kind = ? ORDER BY id DESC LIMIT 1", (KIND,)).fetchone()
     return str(row["at"]) if row is not None and json.loads(row["detail"])["phase"] == BACKUP else None
 
@@ -80,9 +84,8 @@ def last_adopted(ledger: Ledger) -> tuple[int, str] | None:
 
 
 def sought_facts(ledger: Ledger, *, after: int, before: str | None) -> list[tuple[int, list[int]]]:
-    """Facts to look for by selector, oldest first: those after a fact whose text is older than `before` or has no time.
-
-    None looks for texts of any age.
+    """Facts to look for, by selector, oldest first: those with an id above `after` whose text is older than `before` or
+    has no time. With None for `before`, texts of any age.
     """
     rows = ledger.db.execute(
         "SELECT fact.id, selector FROM fact JOIN version ON version.id = fact.id"
@@ -158,7 +161,7 @@ def selector_of_number(ledger: Ledger, number: int) -> Selector:
 
 
 def overlapping_selectors(ledger: Ledger, number: int) -> list[int]:
-    """Other selectors with a path that equals, contains or lies in one of this selector's."""
+    """Other selectors with a path that equals, contains or is contained in one of this selector's paths."""
     rows = ledger.db.execute(
         "SELECT DISTINCT other.selector FROM selector_path AS own JOIN selector_path AS other"
         " ON other.path = own.path OR (other.path >= own.path || '/' AND other.path < own.path || '0')"
@@ -205,7 +208,7 @@ def known_sessions(ledger: Ledger) -> list[KnownSession]:
 
 
 def known_session(ledger: Ledger, server_id: str) -> KnownSession | None:
-    """The session with this id of the server's; None where this ledger has none."""
+    """The session with this server id; None if this ledger has none."""
     row = ledger.db.execute("SELECT id, selector FROM session WHERE server_id = ?", (server_id,)).fetchone()
     return _with_turns(ledger, row["id"], server_id, row["selector"]) if row else None
 
@@ -234,7 +237,7 @@ def _with_turns(ledger: Ledger, session: int, server_id: str, selector: int) -> 
 
 
 def is_in_use(ledger: Ledger, session: int) -> bool:
-    """Whether this ledger writes to a session, or does not know yet what became of what it wrote there."""
+    """Whether this ledger writes to a session, or has undecided facts in it."""
     row = ledger.db.execute(
         "SELECT state != 'closed' OR EXISTS(SELECT 1 FROM fact WHERE fact.session = session.id"
         " AND fact.state IN ('intended', 'undecidable')) AS in_use FROM session WHERE id = ?",
@@ -244,7 +247,9 @@ def is_in_use(ledger: Ledger, session: int) -> bool:
 
 
 def holder_of_equal_text(ledger: Ledger, fact: int) -> int | None:
-    """The newest fact that adopted a turn with the same text, role and scope, and whose own key may be unknown."""
+    """The newest fact that adopted a turn with the same text, role and scope, and whose own key the server may not
+    know.
+    """
     own = ledger.db.execute(f"{_FACT} WHERE fact.id = ?", (fact,)).fetchone()
     rows = ledger.db.execute(
         "SELECT fact.id, text FROM fact JOIN version ON version.id = fact.id JOIN receipt ON receipt.fact = fact.id"

@@ -1,4 +1,4 @@
-"""The newest write that Spectron has answered: the key of it should still be held."""
+"""The newest write that Spectron has answered. Spectron should still hold its key."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from spectron_migrate.records import canonical_json
 
 
 def newest_answered(ledger: Ledger, since: str) -> tuple[IntendedFact, str] | None:
-    """The write of a single fact that was answered last in the newest sessions opened after `since`, and its turn.
+    """In the newest sessions opened after `since`: the last answered write of a single fact, and its turn.
 
-    Of a write that is decided the ledger keeps no bytes: these are made again from the fact.
+    The ledger keeps no bytes of a decided write, so they are made again from the fact.
     """
     row = ledger.db.execute(
         f"SELECT fact.id, version.mem0_id, fact.session, position, key, infer, order_key, turn_id, role, category,"

@@ -1,4 +1,4 @@
-"""What a cutover asks of the ledger: who is behind, what is undecided, what Spectron has that Mem0 has not."""
+"""What a cutover asks the ledger: who is behind, what is undecided, and what Spectron has that Mem0 no longer has."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def count_undecided(ledger: Ledger) -> Undecided:
 
 
 def owners_behind(ledger: Ledger, most: int, short: Sequence[str]) -> set[str] | None:
-    """Ids of all owners of whom Spectron lacks something that Mem0 has; None if there are more than `most`.
+    """Ids of all owners for whom Spectron lacks something that Mem0 has; None if there are more than `most`.
 
     These are the owners of undecided memories and of those in `short`: decided, but not in Spectron for their owner. A
     memory that changed owners counts for both.
@@ -102,7 +102,7 @@ def will_not_expire(ledger: Ledger) -> dict[str, str]:
 
 
 def stale_texts(ledger: Ledger) -> Iterator[StaleText]:
-    """Texts in Spectron of memories that Mem0 has deleted, no longer shows, or has another text of."""
+    """Texts in Spectron whose memories Mem0 has deleted, no longer shows, or has with another text."""
     rows = ledger.db.execute(
         "SELECT memory.mem0_id, number, selector.text AS selector, tombstoned_at, receipt.turn_id, mem0_state"
         f" FROM {FACTS} JOIN {CARRIER} JOIN selector ON selector.no = carrier.selector"
@@ -118,7 +118,7 @@ def stale_texts(ledger: Ledger) -> Iterator[StaleText]:
 
 
 def living_selectors(ledger: Ledger) -> set[str]:
-    """Selectors to which something was stored that Mem0 still has."""
+    """Selectors that hold something that Mem0 still has."""
     rows = ledger.db.execute(
         "SELECT text FROM selector WHERE no IN"
         f" (SELECT selector FROM {FACTS} WHERE state IN ({marks(STORED)}) AND mem0_state = 'active' AND {IS_CURRENT})",
@@ -128,7 +128,7 @@ def living_selectors(ledger: Ledger) -> set[str]:
 
 
 def selectors_in_use(ledger: Ledger) -> list[str]:
-    """Every selector to which something is, or may be, in Spectron."""
+    """Every selector under which something is, or may be, in Spectron."""
     rows = ledger.db.execute(
         "SELECT text FROM selector WHERE no IN (SELECT selector FROM fact WHERE state NOT IN ('skipped', 'refused'))"
     )
@@ -136,6 +136,6 @@ def selectors_in_use(ledger: Ledger) -> list[str]:
 
 
 def scan_began(ledger: Ledger, scan: str) -> str | None:
-    """When a scan began; None if it is unknown here, or its time is."""
+    """When a scan began; None if the scan or its time is unknown."""
     row = ledger.db.execute("SELECT began FROM scan WHERE id = ?", (scan,)).fetchone()
     return str(row["began"]) if row is not None and row["began"] is not None else None

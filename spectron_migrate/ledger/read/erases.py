@@ -1,4 +1,4 @@
-"""Which scopes were erased, and which erase began and did not finish: steps that the ledger keeps."""
+"""Which scopes were erased, and which erases began and did not finish: steps that the ledger keeps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def unfinished(ledger: Ledger) -> list[str]:
 
 
 def begun_at(ledger: Ledger, path: str) -> str | None:
-    """When the erase of a scope that is not finished began last; None where none is."""
+    """When the last unfinished erase of a scope began; None if there is none."""
     row = ledger.db.execute(
         "SELECT detail, at FROM step WHERE kind = ? AND subject = ? ORDER BY id DESC LIMIT 1", (KIND, path)
     ).fetchone()

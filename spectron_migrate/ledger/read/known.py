@@ -1,4 +1,4 @@
-"""What the ledger knows of the sessions and scopes that a run goes on with, to compare it with the server."""
+"""What the ledger knows about the sessions and scopes that a run continues to use, to compare it with the server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spectron_migrate.ledger.sending import claimed_turns, residue_turns
 from spectron_migrate.records import Infer, Selector, canonical_json, selector_of
 
 LARGE = 256
-"""A lane with at least this many facts starts first, because a lane sends one fact after the other."""
+"""A lane with at least this many facts starts first, because a lane sends one fact after another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +23,16 @@ class SessionTurns:
     server_id: str
     claimed: frozenset[str]
     explained: frozenset[str]
-    """Turns without a receipt that are known."""
+    """Turns that have no receipt and are known all the same."""
     in_doubt: int
-    """Facts of which nobody knows yet whether they are there."""
+    """How many facts may or may not be there."""
     texts: tuple[str, ...]
-    """Those of facts in doubt, and of refused ones, which the server may have stored all the same."""
+    """The texts of facts in doubt, and of refused ones, which the server may have stored all the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class NextFact:
-    """The first fact that will be sent of those that share sessions."""
+    """Of several facts that share sessions, the first one that will be sent."""
 
     id: int
     selector: Selector
@@ -68,7 +68,7 @@ def sessions_in_doubt(ledger: Ledger) -> list[int]:
 
 
 def next_facts(ledger: Ledger, plan: int, most: int) -> Iterator[NextFact]:
-    """The first facts of what shares sessions, about in the order in which a run begins with them."""
+    """The first fact of each group that shares sessions, roughly in the order in which a run begins with them."""
     first = large_lanes(ledger, plan, least=LARGE, most=most)
     lanes = dict.fromkeys([*first, *(lane.name for lane in lanes_to_do(ledger, plan, after=None, limit=most))])
     left = most
@@ -93,7 +93,7 @@ def next_facts(ledger: Ledger, plan: int, most: int) -> Iterator[NextFact]:
 
 
 def open_sessions(ledger: Ledger, fact: NextFact) -> list[int]:
-    """The open sessions that the fact may go on in."""
+    """The open sessions to which the fact may go."""
     rows = ledger.db.execute(
         "SELECT session.id FROM session JOIN selector ON selector.no = session.selector"
         " WHERE selector.text = ? AND infer = ? AND coalesce(run, '') = ? AND state = 'open'",
@@ -103,7 +103,7 @@ def open_sessions(ledger: Ledger, fact: NextFact) -> list[int]:
 
 
 def is_earlier_scope(ledger: Ledger, selector: Selector, began: str) -> bool:
-    """Whether all paths are ours, and were registered by a process before this one began."""
+    """Whether all paths are ours, and were registered before this process began."""
     paths = {path for clause in selector for path in clause}
     rows = ledger.db.execute(
         f"SELECT count(*) FROM scope WHERE path IN ({marks(tuple(paths))}) AND registered = 1 AND listed_before = 0"
@@ -119,7 +119,7 @@ def text_of(ledger: Ledger, fact: int) -> str:
 
 
 def copies_without_passage(ledger: Ledger, selector: Selector, text: str) -> int:
-    """How many times a text may be in these scopes without a receipt that names its passage."""
+    """How often a text may be in these scopes without a receipt that names its passage."""
     sent = ledger.db.execute(
         "SELECT count(*) AS facts,"
         f" count(CASE WHEN fact.state IN ({marks(STORED)}) THEN chunk_id END) AS named"
@@ -128,7 +128,7 @@ def copies_without_passage(ledger: Ledger, selector: Selector, text: str) -> int
         " WHERE selector.text = ? AND version.text = ?",
         (*STORED, canonical_json(selector), text),
     ).fetchone()
-    # A fact that is to be written again has left its session, and its residue is still there.
+    # A fact that is to be written again has left its session, but its residue is still there.
     residue = ledger.db.execute(
         "SELECT count(*) FROM residue JOIN session ON session.id = residue.session"
         " JOIN selector ON selector.no = session.selector JOIN version ON version.id = residue.fact"

@@ -1,4 +1,4 @@
-"""What the ledger knows of one memory."""
+"""What the ledger knows about one memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LastVersion:
     selector: str
     """Canonical JSON."""
     tombstoned_at: str | None
-    """Since when Mem0 no longer has it."""
+    """The time since which Mem0 no longer has it."""
     any_stored: bool
     """Whether any version of it is stored, this one or an older one."""
     message: str | None = None
@@ -35,7 +35,7 @@ class LastVersion:
 
 
 def knows_owners(ledger: Ledger, filters: Filters) -> bool:
-    """Whether the ledger has a memory that filters admit. Reads every record: not for a path that runs often."""
+    """Whether the ledger has a memory that the filters admit. Reads every record, so it must not run often."""
     by_field = (("user_id", filters.users), ("agent_id", filters.agents), ("run_id", filters.runs))
     conditions, named = [], []
     for field, ids in by_field:
@@ -47,7 +47,7 @@ def knows_owners(ledger: Ledger, filters: Filters) -> bool:
 
 
 def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:
-    """The newest text of one memory; None where the ledger does not know the memory."""
+    """The newest text of one memory; None if the ledger does not know the memory."""
     row = ledger.db.execute(
         "SELECT version.number, version.text, version.digest, version.text_at, version.recorded_at, carrier.state,"
         " fact.reason, coalesce(selector.text, '[]') AS selector, tombstoned_at, whole.mem0_id AS message,"
@@ -75,11 +75,11 @@ def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:
 
 
 class NewestText(NamedTuple):
-    """The newest text of a memory that the ledger knows, in as few words as a comparison of all of them needs."""
+    """The newest text of a memory that the ledger knows, with only what a comparison of all memories needs."""
 
     digest: str
     state: str
-    """Of the fact that carries it."""
+    """The state of the fact that carries it."""
     tombstoned_at: str | None
 
 
@@ -114,12 +114,12 @@ class KnownDigests:
 
     record: str
     text: str | None
-    """Of the newest version."""
+    """The text of the newest version."""
     deleted: bool
 
 
 def known_digests(ledger: Ledger, mem0_ids: Sequence[str]) -> dict[str, KnownDigests]:
-    """Of those of these memories, at most 500, that the ledger knows."""
+    """The digests of those of these memories (at most 500) that the ledger knows."""
     rows = ledger.db.execute(
         "SELECT memory.mem0_id, memory.digest, tombstoned_at, version.digest AS text FROM memory LEFT JOIN version"
         f" ON version.mem0_id = memory.mem0_id AND number = newest_version WHERE memory.mem0_id IN ({marks(mem0_ids)})",

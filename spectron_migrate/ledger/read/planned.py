@@ -31,7 +31,7 @@ class PlannedLane:
 
 
 def planned_memories(ledger: Ledger, plan: int) -> Iterator[PlannedMemory]:
-    """Scope by scope, oldest first; rows are streamed, SQLite sorts them on disk."""
+    """The memories scope by scope, oldest first. Rows are streamed; SQLite sorts them on disk."""
     ordered = ledger.db.execute(
         "SELECT id, selector FROM fact WHERE plan = ? AND state = 'planned' ORDER BY selector, order_key", (plan,)
     )

@@ -10,9 +10,9 @@ from spectron_migrate.ledger.pending import OPEN, REASON
 from spectron_migrate.ledger.schema import CARRIER, STORED, marks
 
 LISTED = 100
-"""Most items of a list in a summary."""
+"""The most items of a list in a summary."""
 PATHS_AT_ONCE = 500
-"""Paths that one query is about."""
+"""How many paths one query is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class NamedFact:
 
 @dataclass(frozen=True, slots=True)
 class PlanCounts:
-    """Facts of a plan at one moment; the difference between two is what a run did."""
+    """The facts of a plan at one moment. The difference between two of these is what a run did."""
 
     stored: int
     not_extracted: int
@@ -65,7 +65,7 @@ def count_replaced(ledger: Ledger, plan: int) -> int:
 
 
 def count_pending(ledger: Ledger, plan: int) -> int:
-    """Memories of the plan of which nobody knows whether their text is newer than the ledger's."""
+    """Memories of the plan whose text may or may not be newer than the ledger's."""
     row = ledger.db.execute(f"SELECT count(DISTINCT mem0_id) FROM pending WHERE plan = ? AND {OPEN}", (plan,))
     return int(row.fetchone()[0])
 
@@ -89,7 +89,7 @@ def skipped_by_reason(ledger: Ledger, plan: int) -> dict[str, int]:
 
 
 def will_not_expire(ledger: Ledger, plan: int) -> list[str]:
-    """Ids of memories that would expire in Mem0 and that are, or will be, in Spectron for good by this plan."""
+    """Ids of memories that would expire in Mem0 and that, by this plan, are or will be in Spectron for good."""
     rows = ledger.db.execute(
         "SELECT mem0_id FROM memory WHERE expires IS NOT NULL AND is_message = 0 AND EXISTS"
         f" (SELECT 1 FROM version JOIN fact ON fact.id = version.id JOIN {CARRIER}"
@@ -114,9 +114,9 @@ def named_facts(
     *,
     stored_reasons: Sequence[str] = (),
 ) -> Iterator[NamedFact]:
-    """Facts of the plan in these states, by id; also those that are stored for one of `stored_reasons`.
+    """Facts of the plan in these states, by id; also those that are stored with one of `stored_reasons`.
 
-    `pending` among the states adds its pending memories.
+    `pending` among the states adds the plan's pending memories.
     """
     facts = "SELECT mem0_id, number, state, reason FROM fact JOIN version ON version.id = fact.id WHERE plan = ?"
     rows = ledger.db.execute(
@@ -139,9 +139,9 @@ def was_planned(ledger: Ledger, dump_digest: str) -> bool:
 
 
 def target_paths(ledger: Ledger, plan: int, *, refused: bool = False) -> list[str]:
-    """Every path that a fact of the plan is, or will be, written to, and those of facts in doubt of any plan.
+    """Every path to which a fact of the plan is, or will be, written, and those of facts in doubt of any plan.
 
-    `refused`: those of refused facts as well.
+    `refused`: also those of refused facts.
     """
     states = ("planned", "intended", "refused") if refused else ("planned", "intended")
     rows = ledger.db.execute(
@@ -154,7 +154,7 @@ def target_paths(ledger: Ledger, plan: int, *, refused: bool = False) -> list[st
 
 
 def unintended_paths(ledger: Ledger, paths: Sequence[str]) -> list[str]:
-    """Those of the paths that no run has intended to register, or found registered by an adoption."""
+    """Those of the paths that no run has intended to register and that no adoption found registered."""
     intended = _those_where(ledger, paths, "intended_at IS NOT NULL OR registered = 1")
     return [path for path in paths if path not in intended]
 
@@ -166,7 +166,7 @@ def foreign_paths(ledger: Ledger, paths: Sequence[str]) -> list[str]:
 
 
 def _those_where(ledger: Ledger, paths: Sequence[str], condition: str) -> set[str]:
-    """Those of the paths whose row fulfils the condition."""
+    """Those of the paths whose row meets the condition."""
     found: set[str] = set()
     for at in range(0, len(paths), PATHS_AT_ONCE):
         part = paths[at : at + PATHS_AT_ONCE]
@@ -176,7 +176,7 @@ def _those_where(ledger: Ledger, paths: Sequence[str], condition: str) -> set[st
 
 
 def would_come_late(ledger: Ledger, plan: int, lane: str, key: str, mem0_id: str) -> bool:
-    """Whether the plan sends a fact in this lane that is newer than the memory, and no text of the memory was ever
+    """Whether the memory would come late: the plan sends a newer fact in this lane, and no text of the memory was ever
     sent.
     """
     row = ledger.db.execute(

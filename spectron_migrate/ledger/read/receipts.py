@@ -26,7 +26,7 @@ class ReceiptRow:
     mem0_id: str
     version: int
     newest: bool
-    """Whether the ledger knows no later text of this memory, in whatever state."""
+    """Whether the ledger knows no later text of this memory, in any state."""
     text: str
     text_at: str | None
     order_key: str
@@ -59,7 +59,7 @@ class OurSession:
     infer: Infer
     residue: frozenset[str]
     undecided: tuple[tuple[str, str], ...]
-    """Mem0 id and text of facts that were sent to it and are not decided."""
+    """Mem0 id and text of undecided facts that were sent to it."""
 
 
 _RECEIPTS = (
@@ -79,7 +79,7 @@ def receipts(ledger: Ledger) -> Iterator[ReceiptRow]:
 
 
 def receipts_of(ledger: Ledger, facts: Sequence[int]) -> Iterator[ReceiptRow]:
-    """Those of some facts that are stored, in no order."""
+    """Those of some facts that are stored, in no particular order."""
     for start in range(0, len(facts), _PAGE):
         some = facts[start : start + _PAGE]
         rows = ledger.db.execute(f"{_RECEIPTS} AND fact.id IN ({marks(some)})", tuple(some)).fetchall()
@@ -87,7 +87,7 @@ def receipts_of(ledger: Ledger, facts: Sequence[int]) -> Iterator[ReceiptRow]:
 
 
 def receipts_in_session(ledger: Ledger, server_id: str) -> list[ReceiptRow]:
-    """What is stored in one session, in the order it was sent."""
+    """What is stored in one session, in the order in which it was sent."""
     rows = ledger.db.execute(f"{_RECEIPTS} AND server_id = ? ORDER BY fact.position", (server_id,)).fetchall()
     return list(_with_ids(ledger, rows))
 
@@ -99,7 +99,7 @@ def newest_receipt(ledger: Ledger, mem0_id: str) -> ReceiptRow | None:
 
 
 def texts_of(ledger: Ledger, facts: Sequence[int]) -> Iterator[tuple[str, str]]:
-    """Mem0 id and text of some facts, in no order."""
+    """Mem0 id and text of some facts, in no particular order."""
     for start in range(0, len(facts), _PAGE):
         some = facts[start : start + _PAGE]
         rows = ledger.db.execute(f"SELECT mem0_id, text FROM version WHERE id IN ({marks(some)})", tuple(some))
@@ -107,7 +107,7 @@ def texts_of(ledger: Ledger, facts: Sequence[int]) -> Iterator[tuple[str, str]]:
 
 
 def facts_made_into(ledger: Ledger, ids: Sequence[str]) -> dict[str, list[int]]:
-    """The facts behind each id of a turn, passage, entity or attribute of Spectron."""
+    """For each id of a turn, passage, entity or attribute of Spectron, the facts from which it was made."""
     found: defaultdict[str, list[int]] = defaultdict(list)
     for start in range(0, len(ids), _PAGE):
         some = ids[start : start + _PAGE]
@@ -134,7 +134,8 @@ def _with_ids(ledger: Ledger, rows: Iterable[ResultRow]) -> Iterator[ReceiptRow]
     rows = list(rows)
     ids = extracted_ids(ledger, [row["id"] for row in rows])
     for row in rows:
-        # By place, in the order of _RECEIPTS: verification reads every row several times, and names cost twice as much.
+        # By position, in the order of _RECEIPTS: verification reads every row several times, and access by name costs
+        # twice as much.
         fact, mem0_id, number, newest, text, text_at, order_key, selector, run, infer, *others = row
         category, role, state, session_id, turn_id, chunk_id, late, echoed, tombstoned, record = others
         yield ReceiptRow(
@@ -164,7 +165,9 @@ def _with_ids(ledger: Ledger, rows: Iterable[ResultRow]) -> Iterator[ReceiptRow]
 
 @lru_cache(4096)
 def _owners(record: str) -> Mapping[str, str]:
-    """Verification asks for the same facts again and again: parsing their records is most of what reading costs."""
+    """Verification asks for the same facts again and again, and parsing their records is most of the cost of reading
+    them.
+    """
     known = loads(record.encode())
     return MappingProxyType({name: known[name] for name in ENTITY_IDS if known.get(name)})
 
@@ -173,7 +176,7 @@ def _owners(record: str) -> Mapping[str, str]:
 
 
 def message_of(ledger: Ledger, mem0_id: str) -> str | None:
-    """The message in whose turn the newest text of a memory is; None for a memory of its own."""
+    """The message in whose turn the newest text of a memory is; None for a memory with a turn of its own."""
     row = ledger.db.execute(
         f"SELECT whole.mem0_id FROM {FACTS} JOIN version AS whole ON whole.id = fact.message"
         f" WHERE memory.mem0_id = ? AND {IS_CURRENT}",
@@ -183,7 +186,7 @@ def message_of(ledger: Ledger, mem0_id: str) -> str | None:
 
 
 def texts_in_message(ledger: Ledger, message_id: str) -> list[str]:
-    """The texts of the memories in the turn of a message; none for a memory of its own."""
+    """The texts of the memories in the turn of a message; none for a memory with a turn of its own."""
     rows = ledger.db.execute(
         f"SELECT version.text FROM {FACTS} JOIN version AS whole ON whole.id = fact.message"
         f" WHERE whole.mem0_id = ? AND {IS_CURRENT} ORDER BY memory.mem0_id",
@@ -212,9 +215,10 @@ _HAS_TURN = (
 
 
 def sessions_to_show(ledger: Ledger, limit: int) -> Iterator[tuple[str, set[str]]]:
-    """Sessions that prove the server, and their claimed turns.
+    """Sessions that identify the server, and their claimed turns.
 
-    First that of the claimed turn which was planned last, then the newest with any, else the newest of all.
+    First the session of the claimed turn that was planned last, then the newest ones with claimed turns, then the
+    newest of the others.
     """
     last = ledger.db.execute(
         "SELECT server_id FROM session WHERE server_id IS NOT NULL AND id ="

@@ -1,4 +1,4 @@
-"""What lies where a search may read: the selectors that a lens covers, and the facts stored there."""
+"""What a search may read: the selectors that a lens covers, and the facts stored there."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class SentVersion:
-    """A stored version, and the memory that an application is shown for it."""
+    """A stored version, and the memory that an application sees for it."""
 
     fact: int
     number: int
     text: str
     is_current: bool
-    """The newest text of a memory that Mem0 has."""
+    """Whether it is the newest text of a memory that Mem0 has."""
     memories: tuple[Memory, ...]
     """The memory itself; for a message, its memories that Mem0 still has."""
     selector: Selector
@@ -48,7 +48,7 @@ def selectors_covered(ledger: Ledger, lens: Selector) -> dict[int, Selector]:
 
 
 def stored_facts(ledger: Ledger, selectors: Sequence[int], most: int) -> list[int] | None:
-    """Facts stored under some selectors; None where they are more than `most`."""
+    """Facts stored under some selectors; None if there are more than `most`."""
     found: list[int] = []
     for start in range(0, len(selectors), _PAGE):
         some = selectors[start : start + _PAGE]
@@ -64,7 +64,7 @@ def stored_facts(ledger: Ledger, selectors: Sequence[int], most: int) -> list[in
 
 
 def sent_versions(ledger: Ledger, facts: Sequence[int]) -> Iterator[SentVersion]:
-    """Those of some facts that are stored, in no order."""
+    """Those of some facts that are stored, in no particular order."""
     for start in range(0, len(facts), _PAGE):
         some = facts[start : start + _PAGE]
         rows = ledger.db.execute(
@@ -93,7 +93,7 @@ def sent_versions(ledger: Ledger, facts: Sequence[int]) -> Iterator[SentVersion]
 def places_of_current(ledger: Ledger) -> Iterator[tuple[str, str]]:
     """Record and selector, both as JSON, of every memory whose newest text is stored. Reads the whole ledger.
 
-    Without memories that Mem0 has under other ids now: they stay where they were sent.
+    Leaves out memories that Mem0 has under other ids now: they stay where they were sent.
     """
     found = pages(
         ledger.db,

@@ -1,4 +1,4 @@
-"""How far a migration is: counted in indexes alone, so that a million memories cost little."""
+"""How far a migration is: counted from indexes alone, so that a million memories cost little."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class MigrationStatus:
     refused_run: RefusedRun | None = None
     """Why the newest run was refused."""
     half_adopted: bool = False
-    """An adoption was begun and not finished: only it may go on."""
+    """Whether an adoption was begun and not finished. Only it may continue."""
     pending: int = 0
-    """Memories of which nobody knows whether Mem0's text or the ledger's is the newer one."""
+    """Memories for which nothing shows whether Mem0's text or the ledger's is newer."""
     at_work: Sequence[LastRun] = ()
-    """Those of `runs` whose process lives."""
+    """Those of `runs` whose process is alive."""
 
     @property
     def remaining(self) -> int:
@@ -110,12 +110,12 @@ def count_late(ledger: Ledger) -> int:
 
 
 def count_in_doubt(ledger: Ledger) -> int:
-    """Requests that recovery is looking after: sent again, or with a candidate."""
+    """Requests that are being recovered: sent again, or with a candidate."""
     return int(ledger.db.execute(_IN_DOUBT).fetchone()[0])
 
 
 def count_pending(ledger: Ledger) -> int:
-    """Memories whose text in Mem0 is neither newer nor older for all that is known."""
+    """Memories for which nothing shows whether Mem0's text or the ledger's is newer."""
     return int(ledger.db.execute(_PENDING).fetchone()[0])
 
 
@@ -133,7 +133,7 @@ _STATES = (
     "(SELECT count(*) FROM fact WHERE fact.plan = plan.id AND fact.state = other.state)), 0) FROM plan) FROM other"
     " UNION ALL SELECT 'all', (SELECT count(*) FROM fact)"
 )
-"""One statement, because a replay may be writing meanwhile."""
+"""One statement, because a replay may write at the same time."""
 _LATE = "SELECT count(*) FROM fact WHERE late = 1"
 _IN_DOUBT = "SELECT count(*) FROM request WHERE attempts > 0 OR candidate IS NOT NULL"
 _PENDING = f"SELECT count(DISTINCT mem0_id) FROM pending WHERE {OPEN}"

@@ -1,4 +1,4 @@
-"""Everything that the ledger knows of one memory, and of the memories of one owner."""
+"""Everything that the ledger knows about one memory, and about the memories of one owner."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spectron_migrate.records import Selector, canonical_json, selector_of
 
 @dataclass(frozen=True, slots=True)
 class LedgerMemory:
-    """What Mem0 last said of a memory, beside its record."""
+    """What Mem0 last showed of a memory, beside its record."""
 
     mem0_state: str
     expires: str | None
@@ -44,16 +44,16 @@ class VersionStory:
     decided_by: str | None
     altered: bool
     attempts: int | None
-    """How often its bytes were sent, while it is in doubt."""
+    """While it is in doubt: how often its bytes were sent."""
     candidate: str | None
-    """A turn that may be its own, while it is in doubt."""
+    """While it is in doubt: a turn that may be its own."""
     residue: int
     made: tuple[str, ...]
     """Entities and attributes of its extraction."""
 
 
 def memory_row(ledger: Ledger, mem0_id: str) -> LedgerMemory | None:
-    """None where the ledger does not know the memory."""
+    """The memory's row; None if the ledger does not know the memory."""
     row = ledger.db.execute(
         "SELECT mem0_state, expires, moved_from, tombstoned_at FROM memory WHERE mem0_id = ?", (mem0_id,)
     ).fetchone()
@@ -106,7 +106,7 @@ def versions_of(ledger: Ledger, mem0_id: str) -> list[VersionStory]:
 
 
 def memories_of_user(ledger: Ledger, user: str) -> Iterator[str]:
-    """The ids of a user's memories. Reads every record: not for a path that runs often."""
+    """The ids of a user's memories. Reads every record, so it must not run often."""
     named = f'"user_id":{canonical_json(user)}'
     rows = ledger.db.execute(
         "SELECT mem0_id FROM memory WHERE replace(record, ?, '') != record ORDER BY mem0_id", (named,)
