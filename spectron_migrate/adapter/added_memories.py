@@ -1,8 +1,8 @@
-"""Memories added after `complete`, with what Mem0's callers expect of them and Spectron does not keep.
+"""Memories that were added after `complete`, with what Mem0's callers expect and Spectron does not keep.
 
-Spectron keeps text, scope and labels. The id that the caller was given, the metadata, the author and the times are
-kept here, in `since.db` of the state directory by all processes of the host, or in a database by those of all hosts.
-Without a state nothing is kept: the memory is in Spectron all the same, and a search finds it by its text.
+Spectron keeps text, scope and labels. The id that the caller was given, the metadata, the author and the times are kept
+here: in `since.db` of the state directory for all processes of the host, or in a database for all hosts. Without a
+state nothing is kept; the memory is in Spectron all the same, and a search finds it by its text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BUSY_S = 30.0
 """How long a write waits for other processes of the host."""
 _T = TypeVar("_T")
 READ_S, KEEP_S = 2.0, 5.0
-"""How long a call waits for a database that does not answer, for what was added and to keep a memory."""
+"""How long a call waits for a database that does not answer: to read what was added, and to keep a memory."""
 _log = logging.getLogger("spectron_migrate.adapter")
 
 _ALL: weakref.WeakSet[AddedMemories] = weakref.WeakSet()
@@ -51,18 +51,21 @@ class AddedMemories:
         _ALL.add(self)
 
     def forget_after_fork(self) -> None:
-        """In a child process: the tables are the parent's, neither used nor closed here, and so may be the lock."""
+        """In a child process: the tables are the parent's, and are neither used nor closed here.
+
+        The lock may be held there.
+        """
         _PARENTS.append(self._tables)
         self._lock, self._tables, self._thread = threading.Lock(), None, None
 
     def add(self, memory: Memory, rows: Iterable[str | None], selector: Selector) -> None:
         """Keep a memory that Spectron has stored under this selector, and the ids of what Spectron made of it.
 
-        A failure is logged, not raised: the application would write the memory again.
+        A failure is logged and not raised, because the application would then write the memory again.
         """
         try:
             self._bounded(lambda: self._keep(memory, rows, selector), KEEP_S)
-        except Exception as error:  # also a database that was restored, is a replica, or has lost a table
+        except Exception as error:  # also if the database was restored, is a replica, or has lost a table
             where = self._state.describe(f"{NAME}.db")
             _log.warning("a memory is in Spectron, and its id is not kept in %s: %s", where, error)
 
@@ -91,13 +94,14 @@ class AddedMemories:
         )
         try:
             tables.change(*changes)
-        except StateUnreachable:  # a connection that was idle was cut; kept twice is kept once
+        except StateUnreachable:  # an idle connection was cut; to keep a memory twice has no further effect
             tables.change(*changes)
 
     def made_of(self, rows: Sequence[str]) -> dict[str, Memory]:
-        """For Spectron's ids the memory that each was made of, if it was exactly one.
+        """For each of Spectron's ids, the memory from which it was made, if it was exactly one.
 
-        None of them where that cannot be read, which is logged: a search shows such hits by Spectron's own ids.
+        If that cannot be read, it is logged and the result is empty: a search then shows such hits under Spectron's own
+        ids.
         """
         try:
             found = self._rows(
@@ -144,7 +148,7 @@ class AddedMemories:
             self._thread = None
 
     def _rows(self, query: str, values: Sequence[str]) -> list[tuple[str, ...]]:
-        """The rows of a query in which `{}` stands for what the names of the tables begin with."""
+        """The rows of a query in which `{}` stands for the prefix of the tables' names."""
 
         def read() -> list[tuple[str, ...]]:
             tables = self._open(create=False)
@@ -153,10 +157,10 @@ class AddedMemories:
         return self._bounded(read, READ_S)
 
     def _bounded(self, ask: Callable[[], _T], budget_s: float) -> _T:
-        """What `ask` gives; of a database, raises StateUnreachable after the budget."""
+        """The result of `ask`; with a database, raises StateUnreachable after the budget."""
         if self._state.folder is not None:
             return ask()
-        # Whoever has a directory needs none of it.
+        # A state in a directory needs none of this.
         from spectron_migrate.state.postgres_calls import BoundedThread
 
         with self._lock:

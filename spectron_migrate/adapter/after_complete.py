@@ -1,7 +1,7 @@
 """Answers Mem0's calls once the cutover is complete.
 
 `add` writes to Spectron, `search` queries it. `get`, `get_all` and `history` are answered from the catalogue and from
-what was added since. What Spectron cannot do raises `NotInSpectron` and says what to use instead.
+what was added since. A call that Spectron cannot answer raises `NotInSpectron`, which says what to use instead.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
 OPEN_TRIES = 5
 RETRY_S = 3600.0
-"""For how long after a call that raised the same call counts as its retry. Later the same words are a new statement:
-their user may have said the opposite in between."""
+"""For this long after a call that raised, the same call counts as its retry.
+
+Later the same words are a new statement, because the user may have said the opposite in between.
+"""
 MOST_FAILED = 1_000
 """How many calls that raised are remembered."""
 INSTEAD = {
@@ -68,7 +70,7 @@ class _Request:
     opened: _Open | None = None
     """The session that it was sent to."""
     row: dict[str, Any] | None = None
-    """What the caller is told of it, once it is stored."""
+    """What the caller gets for it, once it is stored."""
 
 
 @dataclass
@@ -80,7 +82,7 @@ class _Failed:
 
 
 def not_in_spectron(method: str, why: str = "", beyond: Sequence[str] = ()) -> NotInSpectron:
-    """The error for a call that only Mem0 could answer. `beyond`: what of a search Spectron cannot answer."""
+    """The error for a call that only Mem0 could answer. `beyond`: the parts of a search that Spectron cannot answer."""
     instead = f"use {INSTEAD.get(method, 'Spectron by its own client (SpectronClient)')}"
     if tuple(beyond) == ("threshold",):
         instead = "use `search` without `threshold` and take the first `top_k`: Spectron's scores are on another scale"
@@ -97,15 +99,18 @@ class SpectronBackend:
         self._locks: dict[tuple[int, str], asyncio.Lock] = {}
         self._registered: set[str] = set()
         self._failed: dict[tuple[int, str], _Failed] = {}
-        """Calls that raised: called again, they send the same bytes, and what was stored is not sent again."""
+        """Calls that raised.
+
+        If such a call is made again, it sends the same bytes, and nothing that was stored already.
+        """
 
     # -- writing ------------------------------------------------------------------------------------------
 
     def add(self, messages: Any, kwargs: Mapping[str, Any]) -> Future[dict[str, Any]]:
         """Write each message once; the future's result has the form of Mem0's.
 
-        Each message of a conversation becomes one memory, system and tool messages excepted: Spectron extracts facts
-        itself. Raises InputError for anything but messages, and for memories that no rule maps.
+        Each message of a conversation becomes one memory, except system and tool messages. Spectron itself extracts
+        from it. Raises InputError for anything but messages, and for memories that no rule maps.
         """
         self._core.refuse_if_closed()
         owners = self._core.calls.trimmed(owners_of(kwargs))
@@ -145,7 +150,7 @@ class SpectronBackend:
             app_id=owners.get("app_id"),
             actor_id=name,
             role=role,
-            # What is not JSON must fail here, not after the write, where the memory is recorded.
+            # Metadata that is not JSON must fail here, and not after the write, when the memory is recorded.
             metadata=json.loads(json.dumps(kwargs.get("metadata") or {}, default=str)),
             created_at=now,
             updated_at=now,
@@ -171,14 +176,14 @@ class SpectronBackend:
                 stored = await self._send(api, request)
             except SessionEnded:
                 if request.opened is None or request.opened.used < 2:
-                    raise  # a new one would be refused like this one
+                    raise  # a new session would be refused like this one
                 request.opened = None
                 stored = await self._send(api, request)
         given = replace(memory, id=stored.chunk_id or stored.turn_id or memory.id)
         row = {"id": given.id, "memory": given.memory, "event": "ADD", "role": given.role, "actor_id": given.actor_id}
         request.row = {name: value for name, value in row.items() if value is not None}
-        # In another thread, because a database that does not answer must not keep others from Spectron. It is stored:
-        # a call that is cancelled here, and repeated, does not send it again.
+        # In another thread, because a database that does not answer must not keep other calls from Spectron. The memory
+        # is stored already: if the call is cancelled here and repeated, it is not sent again.
         made = (stored.turn_id, stored.chunk_id, *stored.ids)
         await asyncio.to_thread(self._core.added.add, given, made, placed.selector)
         return request.row
@@ -194,7 +199,7 @@ class SpectronBackend:
         try:
             return await opened.session.write(canonical_json(body).encode(), placed.infer)
         except BaseException:
-            # It may have left a turn: in this session, that of another call could not be told from it.
+            # It may have left a turn, and in this session the turn of another call could not be told from it.
             self._open = {key: each for key, each in self._open.items() if each is not opened}
             raise
 

@@ -20,14 +20,14 @@ T = TypeVar("T")
 
 
 class AsyncMemoryAdapter(AdapterBase):
-    """The thin adapter of the published guide; nothing is lost when one side is down.
+    """The thin adapter of the published guide. Nothing is lost if one side is down.
 
         adapter = AsyncMemoryAdapter(Memory(), SpectronClient(base_url=…, api_key=…))
         await adapter.add("I prefer vegetarian food.", user_id="alice")
         await adapter.search("What does Alice eat?", user_id="alice")
 
-    Memories are written to Mem0 and brought to Spectron as the migration is set up; searches are answered as the
-    routing says. A synchronous client is called in a thread, so that the event loop is never blocked.
+    Memories are written to Mem0, and brought to Spectron in the way that the migration is set up. The routing decides
+    which system answers a search. A synchronous client is called in a thread, so that the event loop is never blocked.
     """
 
     @awaited_as(mem0.add_awaited)
@@ -46,9 +46,9 @@ class AsyncMemoryAdapter(AdapterBase):
 
     @awaited_as(mem0.search_awaited)
     async def search(self, query: Any, user_id: Any = None, use_spectron: bool = False, **kwargs: Any) -> Any:
-        """Search in Mem0's shape, answered by Mem0 or by Spectron, as the routing says.
+        """Search in Mem0's form. The routing decides whether Mem0 or Spectron answers.
 
-        `use_spectron`: ask Spectron for this search whatever the percentage, while reads are being shifted and all
+        `use_spectron`: ask Spectron for this search whatever the percentage, if reads are being shifted and all
         memories of this user are there. The answer has `formatted` as well, from either system.
         """
         core = self._core
@@ -113,7 +113,7 @@ class AsyncMemoryAdapter(AdapterBase):
         return lambda *args, **kwargs: self._counted(name, args, kwargs)
 
     async def _counted(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call that Spectron has no equivalent of: counted, and answered from the catalogue after `complete`."""
+        """A call that has no equivalent in Spectron: counted, and after `complete` answered from the catalogue."""
         core = self._core
         kwargs = core.calls.fit(name, args, kwargs)
         core.heartbeat.begin()
@@ -129,7 +129,7 @@ class AsyncMemoryAdapter(AdapterBase):
 
     @asynccontextmanager
     async def _writing(self, name: str, args: Any, kwargs: Any) -> AsyncIterator[Callable[[Any], None]]:
-        """As the core's `writing`."""
+        """The core's `writing`."""
         write = self._core.writing(name, args, kwargs)
         answered = await self._beside(write.__enter__)
         try:
@@ -140,7 +140,7 @@ class AsyncMemoryAdapter(AdapterBase):
         await self._beside(write.__exit__, None, None, None)
 
     async def _beside(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """In a thread where it may ask a database, so that it does not block the event loop."""
+        """Run in a thread what may ask a database, so that it does not block the event loop."""
         if self._core.is_remote:
             return await asyncio.to_thread(function, *args, **kwargs)
         return function(*args, **kwargs)
@@ -179,7 +179,7 @@ class AsyncMemoryAdapter(AdapterBase):
 
 
 def _guided(user_id: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The guide gives the user's id as the second argument, hosted clients give their options there."""
+    """The guide gives the user's id as the second argument; hosted clients give their options there."""
     if user_id is None:
         return (), kwargs
     return ((), {**kwargs, "user_id": user_id}) if isinstance(user_id, str | int) else ((user_id,), kwargs)

@@ -38,7 +38,7 @@ class AdapterBase:
             InputError: settings or mapping are invalid.
         """
         self.mem0 = mem0_client
-        """The wrapped client. What is called on it past the adapter is neither counted nor noted."""
+        """The wrapped client. Calls made directly on it are neither counted nor noted."""
         self.spectron = spectron_client
         self._core = AdapterCore(
             mem0_client, spectron_client, config=config, state=state, mapping=mapping, routing=routing
@@ -49,13 +49,13 @@ class AdapterBase:
         return f"{type(self).__name__}({type(self.mem0).__name__}, phase={self._core.routing.current().phase!r})"
 
     def _counting(self, name: str) -> Callable[..., Any]:
-        """A method of the wrapped client that Spectron does not have."""
+        """Wrap a method of the client that Spectron does not have, so that its calls are counted."""
         raise NotImplementedError
 
     if not TYPE_CHECKING:  # a checker would accept any misspelled method
 
         def __getattr__(self, name: str) -> Any:
-            """Everything else is the wrapped client's; calls that Spectron cannot answer are counted."""
+            """All other attributes are the wrapped client's. Calls that Spectron cannot answer are counted."""
             if name.startswith("__") or name in ("mem0", "_core", "_backend"):
                 raise AttributeError(name)
             found = getattr(self.mem0, name)

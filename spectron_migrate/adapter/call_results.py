@@ -13,7 +13,7 @@ from spectron_migrate.state.call_log import CallResult
 ResultsOf = Callable[[str, Mapping[str, Any], Any], list[CallResult] | None]
 KEPT = ("actor_id", "role", "expiration_date")
 UNSAID = ("system", "developer", "tool", "function")
-"""Roles of messages that instruct the model or hand it data: nobody said them, and Mem0 makes no memory of them."""
+"""Roles of messages that instruct the model or give it data. Nobody said them, and Mem0 makes no memory of them."""
 
 
 def results_of(method: str, given: Mapping[str, Any], answer: Any) -> list[CallResult] | None:
@@ -28,15 +28,18 @@ def results_of(method: str, given: Mapping[str, Any], answer: Any) -> list[CallR
         return [CallResult("DELETE", str(memory_id))]
     if method == "update" and memory_id is not None:
         text = given.get("text") if given.get("text") is not None else given.get("data")
-        return [CallResult("UPDATE", str(memory_id), text)] if isinstance(text, str) else []  # metadata is no new text
+        return (
+            [CallResult("UPDATE", str(memory_id), text)] if isinstance(text, str) else []
+        )  # a change of metadata is no new text
     return None
 
 
 def messages_of(method: str, given: Mapping[str, Any], answer: Any) -> list[CallResult] | None:
     """What was said, then what Mem0 made of it; only the memories if they are what was said.
 
-    Several messages count as one, as Mem0 reads them. A message of which Mem0 made nothing is not kept: no deletion in
-    Mem0 could ever take it back. If Mem0 changed a memory, the new text also holds what an earlier message said.
+    Several messages count as one, because Mem0 reads them together. A message of which Mem0 made nothing is not kept,
+    because no deletion in Mem0 could ever take it back. If Mem0 changed a memory, the new text also holds what an
+    earlier message said.
     """
     results = results_of(method, given, answer)
     as_it_is = method != "add" or given.get("infer") is False or given.get("memory_type") is not None
@@ -71,7 +74,7 @@ def _message_text(messages: Any) -> tuple[str, str | None]:
 
 
 def _about(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Owners, metadata and expiry that the call gives all its memories."""
+    """Owners, metadata and expiry that the call gives to all its memories."""
     about: dict[str, Any] = {**owners_of(given), "metadata": dict(given.get("metadata") or {})}
     if given.get("expiration_date") is not None:
         about["expiration_date"] = str(given["expiration_date"])
@@ -101,8 +104,9 @@ def _added(given: Mapping[str, Any], answer: Any) -> list[CallResult] | None:
 
 
 def _tells_owners(given: Mapping[str, Any]) -> bool:
-    """Whether the owners of the memories follow from the call: some generations trim ids, drop empty ones, or read
-    metadata.
+    """Whether the call shows the owners of the memories.
+
+    Some generations trim ids, drop empty ones, or read metadata.
     """
     named = {name: given[name] for name in ENTITIES if given.get(name) is not None}
     hidden = set(given.get("metadata") or {}) & set(ENTITIES) - set(named)

@@ -1,8 +1,9 @@
-"""The catalogue: which memory a row of Spectron is, and what Mem0 had about it, read from the migration's ledger.
+"""The catalogue: from which memory a row of Spectron was made, and what Mem0 had about it, read from the migration's
+ledger.
 
-Spectron answers with ids of its own. The receipts in the ledger say which memory each of them was made of, the
-memories' records hold what Mem0's callers expect: their id, metadata, times. It writes nothing and caches nothing, so
-every answer is as fresh as the ledger.
+Spectron answers with ids of its own. The receipts in the ledger show from which memory each was made; the memories'
+records hold what Mem0's callers expect: id, metadata, times. The catalogue writes nothing and caches nothing, so every
+answer is as fresh as the ledger.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from spectron_migrate.records import Memory, Selector
 from spectron_migrate.state.store import StateStore, store_at
 
 WIDEST = 20_000
-"""The most facts in one lens for `get_all`; with more it raises TooWide."""
+"""The most facts in one lens for `get_all`. With more it raises TooWide."""
 LOOK_EVERY_S = 1.0
 """How often it is checked whether the ledger was replaced by another file."""
 PATIENCE_S = 2.0
-"""How long a database may be silent: a search waits for it then, once."""
+"""How long a database may be silent. A search waits this long, once."""
 MOST_TEXTS = 2_000
-"""The most facts of a lens whose texts are compared with a row that no receipt names."""
+"""A row that no receipt names is compared with the texts of a lens if it has at most this many facts."""
 
 _PARENTS: list[Ledger] = []
 
@@ -49,13 +50,13 @@ class StoredVersion:
     """One version of a memory, as it was written to Spectron."""
 
     no: int
-    """Of its fact in the ledger."""
+    """The number of its fact in the ledger."""
     version: int
     text: str
     live: bool
-    """The newest text of a memory that Mem0 still has."""
+    """Whether it is the newest text of a memory that Mem0 still has."""
     memories: tuple[Memory, ...]
-    """What an application is shown for it: the memory; for a message, its memories that Mem0 still has."""
+    """What an application sees for it: the memory, or for a message those of its memories that Mem0 still has."""
     selector: Selector
     """The selector under which it was written."""
     turn_id: str | None
@@ -86,7 +87,7 @@ class Catalogue:
         return found
 
     def made_of(self, lens: Selector, ids: Sequence[str]) -> dict[str, list[StoredVersion]]:
-        """For each id of Spectron the versions in the lens behind it; raises NoCatalogue."""
+        """For each id of Spectron, the versions in the lens from which it was made; raises NoCatalogue."""
         with self._reading():
             ledger = self._open()
             facts = receipts.facts_made_into(ledger, ids)
@@ -149,14 +150,17 @@ class Catalogue:
             self._ledger, self._seen, self._look_at = None, None, float("-inf")
 
     def forget_after_fork(self) -> None:
-        """In a child process: SQLite's connections are the parent's, neither used nor closed here."""
+        """In a child process: SQLite's connections are the parent's, and are neither used nor closed here."""
         if self._ledger is not None:
             _PARENTS.append(self._ledger)
         self._lock = threading.RLock()
         self._ledger, self._seen, self._look_at = None, None, float("-inf")
 
     def connect(self) -> None:
-        """Open a ledger in a database, again if its connection was lost; that takes longer than a search may wait."""
+        """Open a ledger in a database, also again after its connection was lost.
+
+        That takes longer than a search may wait.
+        """
         if self._state.folder is not None or self._clock() < self._look_at or self._is_connected():
             return
         self._look_at = self._clock() + LOOK_EVERY_S
@@ -175,7 +179,7 @@ class Catalogue:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Nobody else reads meanwhile; raises NoCatalogue where a database stops answering."""
+        """A block in which nobody else reads; raises NoCatalogue if a database stops answering."""
         with self._lock:
             try:
                 yield
@@ -185,7 +189,7 @@ class Catalogue:
     # -- the file -----------------------------------------------------------------------------------------
 
     def _open(self) -> Ledger:
-        """The ledger; opened again if it is another file than before."""
+        """The ledger; opened again if there is another file now."""
         folder = self._state.folder
         if folder is None:
             if self._ledger is None or self._ledger.is_lost:
@@ -197,7 +201,7 @@ class Catalogue:
         try:
             if self._ledger is not None and self._ledger.is_outdated_copy:
                 self.close()
-                self._copied = True  # once: a copy cannot follow what another version writes
+                self._copied = True  # only once: a copy cannot follow what another version writes
             seen = _identity(folder)
             if self._ledger is None or seen != self._seen:
                 self.close()
@@ -231,7 +235,7 @@ def _versions(ledger: Ledger, facts: Iterable[int]) -> dict[int, StoredVersion]:
 
 
 def _identity(folder: Path) -> int | None:
-    """Changes where another ledger takes the place of one."""
+    """A value that changes if another ledger takes the place of this one."""
     path = folder / "ledger.db"
     return path.stat().st_ino if path.exists() else None
 

@@ -1,7 +1,7 @@
 """What both adapters share: where a search goes, how Spectron's answer is rendered, and what is noted about writes.
 
-Before `complete` a failure on Spectron's side never becomes an error of the application: it is counted, and Mem0
-answers. Mem0 is authoritative until then, and Spectron is optional.
+Before `complete`, Mem0 is authoritative and Spectron is optional. A failure on Spectron's side never becomes an error
+of the application: it is counted, and Mem0 answers.
 """
 
 from __future__ import annotations
@@ -56,17 +56,17 @@ from spectron_migrate.state.store import store_at
 MAX_K = 50
 """Hits asked of Spectron, as many as verification asks for: some hits are not memories, or are old texts."""
 PATIENCE = 2.5
-"""How long a search waits for Spectron, as a multiple of the p95 budget; then Mem0 answers it."""
+"""How long a search waits for Spectron, as a multiple of the p95 budget. After that Mem0 answers."""
 ALONE_S = 30.0
-"""How long it waits after `complete`, when Mem0 no longer answers."""
+"""How long it waits after `complete`, when Mem0 can no longer answer."""
 TRIES_ALONE = 3
-"""How often Spectron is asked then: a connection that was cut must not cost the application its answer."""
+"""How often Spectron is asked then: one cut connection must not cost the application its answer."""
 
 _log = logging.getLogger("spectron_migrate.adapter")
 
 
 Added = Callable[[Sequence[str]], Mapping[str, Memory]]
-"""Of ids of Spectron's rows, the memories added after `complete` that they were made of."""
+"""For ids of Spectron's rows: the memories added after `complete` from which they were made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class AdapterCore:
         self.counters = ProcessCounters()
         self.guard = Guard(self.settings.cutover.guard, clock=clock)
         self.routing = routing_reader(routing, self.state, self.settings)
-        self.routing.fetch()  # the first write has to know already where it belongs
+        self.routing.fetch()  # the very first write must know where it belongs
         self.routing.current()
         self.catalogue = Catalogue(self.state, clock=clock)
         self.catalogue.connect()
@@ -183,7 +183,7 @@ class AdapterCore:
         return PATIENCE * self.settings.cutover.guard.p95_s
 
     def found(self, plan: SearchPlan, answer: SpectronAnswer, added: Added | None = None) -> SearchResults:
-        """Spectron's answer as Mem0 gives its results; `added` finds what was added after `complete`.
+        """Spectron's answer in the form of Mem0's results; `added` finds what was added after `complete`.
 
         Before that, raises NoCatalogue, because without a catalogue old and deleted memories could not be hidden, and
         TooManyHidden if hidden hits took the places of others that Spectron did not return.
@@ -201,7 +201,7 @@ class AdapterCore:
         return SearchResults(results=rows)
 
     def render_hits(self, plan: SearchPlan, answer: SpectronAnswer, added: Added | None = None) -> RenderedHits:
-        """As `found`, but counts nothing: for comparing."""
+        """As `found`, but counts nothing. For comparisons."""
         assert plan.asked is not None and plan.lens is not None  # noqa: S101, PT018 - planned so
         return render_hits(
             answer.rows,
@@ -245,7 +245,7 @@ class AdapterCore:
     def writing(
         self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> AbstractContextManager[Callable[[Any], None]]:
-        """A context around a call that changes Mem0. Call what it gives with Mem0's answer.
+        """A context around a call that changes Mem0. It gives a function: call that with Mem0's answer.
 
         Raises NotLegal if the adapter is closed, and RoutingUnreadable if Mem0 may not be the one to write to.
         """
@@ -257,7 +257,7 @@ class AdapterCore:
 
     @property
     def is_remote(self) -> bool:
-        """Whether notes of calls and whose reads must wait are asked of a database, which takes a moment."""
+        """Whether the notes about calls are in a database, so that each question takes a moment."""
         return self.state.folder is None
 
     def is_complete(self) -> bool:
@@ -318,13 +318,13 @@ class AdapterCore:
         return "spectron" if self._is_caught_up(routing, asked) else "behind"
 
     def _may_want(self, routing: Routing, asked: SearchRequest) -> bool:
-        """An application may ask for Spectron by itself while reads are shifted; pinned users stay."""
+        """Whether the application may ask for Spectron by itself: while reads are shifted, except for pinned users."""
         subject = subject_of(**asked.ids)
         pinned = subject is not None and name_of(routing.migration, subject) in routing.pinned_to_mem0
         return routing.phase in ("shift", "closing") and not pinned
 
     def _is_caught_up(self, routing: Routing, asked: SearchRequest) -> bool:
-        """Whether all that a search by these ids can find is in Spectron, this host's last writes included."""
+        """Whether everything that a search by these ids can find is in Spectron, including this host's last writes."""
         subject = subject_of(**asked.ids)
         if subject is None or not routing.is_caught_up(name_of(routing.migration, subject), time.time()):
             return False

@@ -9,7 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 MOST_NAMES = 200
-"""Different calls that are counted by name: most names are an application's code, but some could be made of data."""
+"""The most calls that are counted by name.
+
+Most names come from an application's code, but some could be made of data.
+"""
 OTHERS = "other calls"
 
 
@@ -37,7 +40,7 @@ class ProcessCounters:
             self.changes += 1
 
     def read(self, where: str) -> None:
-        """Count where a search was answered, or why not by Spectron."""
+        """Count which system answered a search, or why Spectron did not."""
         with self._lock:
             self._reads[where] += 1
             self._last_read = self._now()
@@ -55,7 +58,7 @@ class ProcessCounters:
             self.changes += 1
 
     def forget_after_fork(self) -> None:
-        """In a child process: the counts are the parent's, and another thread of it may have held the lock."""
+        """In a child process: the counts are the parent's, and another thread of the parent may have held the lock."""
         self._lock = threading.Lock()
         self._calls, self._reads, self._shadow, self._last_read = {}, Counter(), Counter(), None
 

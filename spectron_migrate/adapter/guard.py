@@ -1,4 +1,4 @@
-"""The guard: a process whose reads from Spectron fail, or take too long, goes back to Mem0 by itself.
+"""The guard: if the reads of a process from Spectron fail, or take too long, it goes back to Mem0 by itself.
 
 It goes back as soon as its window has too many failures or too high a p95. No read waits for Spectron then. After a
 pause some searches are also asked of Spectron in the background; several good answers in a row bring the reads back,
@@ -28,9 +28,9 @@ LEAST_ANSWERS = 20
 PROBES = 5
 """Good answers in a row that bring the reads back."""
 WELL_WITHIN = 0.8
-"""The share of the p95 budget that a probe may take, so that reads do not come back at the very limit."""
+"""The share of the p95 budget that a probe may take, so that reads do not come back right at the limit."""
 LONGEST_PAUSE = 10
-"""In windows."""
+"""The longest pause, in windows."""
 
 _log = logging.getLogger("spectron_migrate.adapter")
 

@@ -1,4 +1,4 @@
-"""The adapter's background thread: reads the routing, writes the status of this process, and maintains its calls."""
+"""The adapter's background thread: it reads the routing, writes the status of this process, and maintains its calls."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Heartbeat:
         """How many checks in a row found that no process drains the outbox."""
 
     def begin(self) -> None:
-        """Start the thread, if it does not run in this process."""
+        """Start the thread unless it runs in this process."""
         if self._pid == os.getpid() or self._closed:
             return
         with self._lock:
@@ -85,7 +85,7 @@ class Heartbeat:
         with self._lock:
             try:
                 self._beat()
-            except Exception as error:  # a database may raise anything, such as that a table is gone
+            except Exception as error:  # a database may raise anything, for example because a table is gone
                 problem = getattr(error, "strerror", None) or error
                 self._complain(f"{self._state.describe(FOLDER)} cannot be written: {problem}")
 
@@ -113,7 +113,7 @@ class Heartbeat:
                 routing = self._routing.current()
                 self._warn_if_undrained(routing)
                 self.calls.maintain(as_of=as_of_seconds(routing.as_of), drained=routing.catch_up == "outbox")
-            except Exception as error:  # nothing that a database raises may end the thread
+            except Exception as error:  # no error of a database may end the thread
                 self._complain(f"{self._state} cannot be used: {error}")
             self.beat()
             self._wake.wait(EVERY_S)
@@ -126,7 +126,7 @@ class Heartbeat:
         captures = routing.catch_up == "outbox" and routing.phase in ("started", "shift", "closing")
         try:
             missing = captures and not is_followed(self._state)
-        except MigrateError:  # the database does not answer: that is said elsewhere
+        except MigrateError:  # the database does not answer: another message says so
             return
         # Twice in a row: a follower may just be restarting.
         if missing and self._follower_missing == 1:

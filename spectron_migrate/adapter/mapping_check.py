@@ -1,9 +1,10 @@
-"""After `complete`: do memories lie where this process's mapping looks for them?
+"""After `complete`: are the memories where this process's mapping looks for them?
 
-A mapping that was edited since replay could write a user's memories to another scope, and search where none are. It is
-compared with the ledger's by its digest. If it differs, the whole ledger is read once to find the filters that would
-miss a memory; lookup tables may grow, so everybody else is served. Without a ledger the routing says which rules were
-in force. Memories that adapters of this host added since are compared as well, whatever the digests say.
+A mapping that was edited since the replay could write a user's memories to another scope, and search where none are. It
+is compared with the ledger's by its digest. If the digests differ, the whole ledger is read once, to find the filters
+that would miss a memory. Everybody else is served, because lookup tables may grow. Without a ledger the routing says
+which rules were in force. Memories that adapters of this host have added since are compared as well, whatever the
+digests say.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ MOST = 50_000
 _log = logging.getLogger("spectron_migrate.adapter")
 
 Filter = frozenset[tuple[str, str]]
-"""Ids by which a search may filter. A run beside other ids is left out: it does not change the lens."""
+"""Ids by which a search may filter. A run is left out if there are other ids, because it does not change the lens."""
 
 
 class OtherMapping(InputError):
-    """The mapping is not the one that these memories were written with, and does not look where they are."""
+    """The mapping is not the one with which these memories were written, and it does not look where they are."""
 
 
 class MappingCheck:
@@ -72,7 +73,7 @@ class MappingCheck:
         """When a filter was last compared with the memories added since."""
 
     def refuse(self, ids: Mapping[str, str], *, writes: bool) -> None:
-        """Raise OtherMapping if a search by these ids misses a memory, or what is written would lie apart from it.
+        """Raise OtherMapping if a search by these ids would miss a memory, or a write would go to another scope.
 
         The first call may read the whole ledger, if the mapping is not the one that is in force.
         """
@@ -136,7 +137,7 @@ class MappingCheck:
         return frozenset(missed)
 
     def _filters_that_miss(self, ids: Mapping[str, str], selector: Selector) -> set[Filter] | None:
-        """Filters that match a memory of these ids and do not look where it is; None if none has a lens."""
+        """Filters that match a memory with these ids and do not look where it is; None if none of them has a lens."""
         looks = {each: self._looks_there(each, selector) for each in _filters_of(ids)}
         if all(each is None for each in looks.values()):
             return None
@@ -158,7 +159,7 @@ class MappingCheck:
         try:
             selectors = self._added.selectors_of(dict(each))
         except (OSError, sqlite3.Error, MigrateError) as error:
-            # The ledger was compared anyway; a file that cannot be read must not keep Spectron from storing.
+            # The ledger was compared anyway. An unreadable file must not keep Spectron from storing.
             _log.warning("memories added since the cutover cannot be compared with the mapping: %s", error)
             selectors = []
         if any(self._looks_there(each, selector) is False for selector in selectors):

@@ -1,8 +1,8 @@
-"""What a call of Mem0 asks for, in the form of any generation, and whether Spectron could answer it (pure).
+"""What a call of Mem0 asks for, in the form of any generation of Mem0, and whether Spectron could answer it (pure).
 
-The wrapped client's own signature tells how to read a call: ids as keywords or in `filters`, `limit` or `top_k`,
-positional or not, options as keywords or as an object. Only plain equality of ids can become a lens. Whatever else
-narrows a search is named in `beyond`; Mem0 answers such a search, and it is counted.
+The wrapped client's own signature shows how to read a call: ids as keywords or in `filters`, `limit` or `top_k`,
+positional or not, options as keywords or as an object. Only plain equality of ids can become a lens. Anything else that
+narrows a search is named in `beyond`; such a search is answered by Mem0 and counted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ USUAL_THRESHOLD = 0.1
 _ID_TYPES = (str, int)
 _LENGTHS = ("top_k", "limit")
 _WITHOUT_EFFECT = frozenset({"rerank", "version", "output_format", "api_version", "async_mode", "enable_graph"})
-"""Options about ranking and the form of answers: Spectron ranks by itself, and the form is kept anyway."""
+"""Options about ranking and about the form of answers. Spectron ranks by itself, and the form is kept anyway."""
 _READ = ("search", "get_all", "add", "update", "delete")
 """Methods whose signatures are read."""
 _MOST_NAME = 48
@@ -71,7 +71,10 @@ class _Form:
 
 @lru_cache(maxsize=1024)
 def _is_call(form: _Form, count: int, keywords: tuple[str, ...]) -> bool:
-    """Whether it takes so many positional arguments and these keywords. Cached: an application has few kinds."""
+    """Whether it takes this number of positional arguments and these keywords.
+
+    Cached, because an application has few kinds.
+    """
     placed = form.by_position[:count]
     given = {*form.defaults, *placed, *keywords}
     if len(placed) < count or {*placed} & {*keywords}:
@@ -99,7 +102,7 @@ class Mem0Calls:
         return {name: value.strip() for name, value in ids.items()} if self.ids_are_filters else ids
 
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> SearchRequest | None:
-        """What a search asks for, its keywords fitted; None if the call is invalid, which Mem0 itself has to say."""
+        """What a search asks for, with fitted keywords; None if the call is invalid: Mem0 itself should say so."""
         given = self._given("search", args, kwargs)
         if given is None or not isinstance(given.get("query"), str):
             return None
@@ -136,7 +139,7 @@ class Mem0Calls:
         return found["results"] if self._answers_with_list else found
 
     def fit(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The keywords as this client's generation takes them, converted if they are of the other one."""
+        """The keywords as this client's generation takes them, converted if they have the other generation's form."""
         if self._forms.get(method) is None or args[1:]:
             return kwargs
         if self.ids_are_filters and any(name in kwargs for name in ENTITIES):
@@ -159,7 +162,7 @@ class Mem0Calls:
 
 
 def owners_of(kwargs: Mapping[str, Any]) -> dict[str, str]:
-    """The ids that a call names, as keywords or in its filters; one a kind."""
+    """The ids that a call names, as keywords or in its filters; one of each kind."""
     filters = kwargs.get("filters")
     ids = _plain_ids(filters)[0] if isinstance(filters, dict) else {}
     for name in ENTITIES:
@@ -169,7 +172,10 @@ def owners_of(kwargs: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_id(value: Any) -> bool:
-    """Whether every generation of Mem0 takes this as an id: an empty one is dropped by one and refused by another."""
+    """Whether every generation of Mem0 takes this as an id.
+
+    An empty one is dropped by one generation and refused by another.
+    """
     return isinstance(value, _ID_TYPES) and not isinstance(value, bool) and str(value).strip() != ""
 
 
@@ -223,5 +229,8 @@ def _form(method: Any) -> _Form | None:
 
 
 def _named(name: str) -> str:
-    """As counts show it: most names are an application's code, but some could be made of its data."""
+    """The name in the form that counts show.
+
+    Most names come from an application's code, but some could be made of data.
+    """
     return "".join(letter if letter.isprintable() else "?" for letter in name)[:_MOST_NAME]

@@ -29,9 +29,9 @@ COUNTED = frozenset(
         "sample_profiles",
     }
 )
-"""Methods that Spectron has no equivalent of: counted for the gate `calls`; after `complete` refused or emulated."""
+"""Methods that have no equivalent in Spectron: counted for the gate `calls`; after `complete` refused or emulated."""
 
 
 def details_of(name: str, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
-    """The kinds of ids by which a listing or a deletion is narrowed, without their values."""
+    """The kinds of ids that narrow a listing or a deletion, without their values."""
     return tuple(sorted(owners_of(kwargs))) if name in ("get_all", "delete_all") else ()

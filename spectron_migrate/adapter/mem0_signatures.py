@@ -1,6 +1,6 @@
 """Mem0's methods with the parameters of all its generations, for type checkers and editors; none of them is called.
 
-The adapters pass on what they are given, to whichever generation of Mem0 they wrap. `typed_as` gives such a method the
+The adapters pass their arguments on to whichever generation of Mem0 they wrap. `typed_as` gives such a method the
 parameters of one of these functions.
 """
 

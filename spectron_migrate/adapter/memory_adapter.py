@@ -21,14 +21,14 @@ class MemoryAdapter(AdapterBase):
         memory.add("I prefer vegetarian food.", user_id="alice")
         memory.search("What does Alice eat?", user_id="alice")["results"]
 
-    Until the cutover is complete every call goes to Mem0, except for searches that the routing sends to Spectron;
-    their results have Mem0's form. Afterwards Spectron answers, and what it cannot do raises NotInSpectron. All other
+    Until the cutover is complete every call goes to Mem0, except for searches that the routing sends to Spectron; their
+    results have Mem0's form. Afterwards Spectron answers; calls that it cannot answer raise NotInSpectron. All other
     attributes are those of the wrapped client.
     """
 
     @typed_as(mem0.search)
     def search(self, *args: Any, **kwargs: Any) -> Any:
-        """Mem0's `search`, of either generation: answered by Mem0 or by Spectron, as the routing says."""
+        """Mem0's `search`, of either generation. The routing decides whether Mem0 or Spectron answers."""
         core = self._core
         kwargs = core.calls.fit("search", args, kwargs)
         plan = core.plan(args, kwargs)
@@ -105,7 +105,7 @@ class MemoryAdapter(AdapterBase):
         return lambda *args, **kwargs: self._counted(name, args, kwargs)
 
     def _counted(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call that Spectron has no equivalent of: counted, and answered from the catalogue after `complete`."""
+        """A call that has no equivalent in Spectron: counted, and after `complete` answered from the catalogue."""
         core = self._core
         kwargs = core.calls.fit(name, args, kwargs)
         core.heartbeat.begin()
@@ -121,7 +121,7 @@ class MemoryAdapter(AdapterBase):
         return answer
 
     def _from_spectron(self, plan: SearchPlan) -> SearchResults | None:
-        """Spectron's answer; None if Mem0 has to answer, which is counted."""
+        """Spectron's answer; None if Mem0 has to answer. That is counted."""
         core = self._core
         future = core.ask(plan)
         if future is None:

@@ -1,10 +1,10 @@
-"""The calls that change Mem0 as one process notes them, and whose reads have to wait for those of all processes.
+"""How one process notes its calls that change Mem0, and whose reads have to wait for the calls of all processes.
 
-Each call is noted in the log (`state/call_log.py`) before and after it is made. A log that cannot be written, or a
-database that does not answer in time, never makes a call of the application fail: then the file `outbox.missed` gets
-the time, and everybody's reads stay with Mem0 until all of Mem0 was read. A database has no such file; there the call
-is noted as unknown once it answers, and until then this process reads from Mem0. Before a cutover begins nothing is
-written; without a state directory everything stays in the memory of the process.
+Each call is noted in the log (`state/call_log.py`) before and after it is made. If the log cannot be written, or a
+database does not answer in time, the application's call does not fail. Instead the file `outbox.missed` gets the time,
+and everybody's reads stay with Mem0 until all of Mem0 has been read. A database has no such file: there the call is
+noted as unknown once the database answers, and until then this process reads from Mem0. Before a cutover begins nothing
+is written; without a state directory everything stays in the memory of the process.
 """
 
 from __future__ import annotations
@@ -40,19 +40,21 @@ from spectron_migrate.state.store import StateStore, store_at
 CONNECT_S = 5.0
 """How long the background waits for a connection to a database."""
 RETRY_S = 1.0
-"""How often opening a log that could not be opened is tried again, and whether files of version 0.1 are still there."""
+"""How often the process tries again to open a log that could not be opened, and looks whether files of version 0.1 are
+still there.
+"""
 CHECKPOINT = 1 << 16
-"""Bytes between two noted offsets; space is given back up to one of them."""
+"""Bytes between two recorded offsets. Space is given back up to one of them."""
 KEPT_S = 300.0
-"""How long lines are kept after they were drained: memories that Mem0 only accepted may appear this much later."""
+"""How long lines are kept after they were drained. Memories that Mem0 has only accepted may appear this much later."""
 MOST_TAIL = 1_000_000
-"""Bytes of the log that a search reads at most; where more is new, the search waits for the background to read it."""
+"""The most bytes of the log that a search reads. If more is new, the background thread has to read it first."""
 _FAILURES = (OSError, sqlite3.Error, MigrateError)
 """What a log or a database may raise; none of it may fail a call of the application."""
 _UNNAMED = "-"
-"""In place of the token of a process that has none."""
+"""Stands for the token of a process that has none."""
 MOST_OWNERS = 10_000
-"""With more owners than this, those of whom Spectron has everything are forgotten."""
+"""With more owners than this, the owners of whom Spectron has everything are forgotten."""
 
 _log = logging.getLogger("spectron_migrate.adapter")
 
@@ -67,10 +69,10 @@ class ProcessCalls:
         self._token: str | None = None
         self._lock = threading.Lock()
         self._view_lock = threading.Lock()
-        """Held while the log is opened or read, which may take longer than a call may wait."""
+        """Held while the log is opened or read. That may take longer than a call may wait."""
         self._numbers = itertools.count(1)
         self._epochs: dict[int, int] = {}
-        """Calls that run, with the step of the cutover in which each began."""
+        """Running calls, each with the step of the cutover in which it began."""
         self._log: CallLines | None = None
         self._view = CallView()
         self._position = 0
@@ -93,7 +95,7 @@ class ProcessCalls:
     def start(self, routing: Callable[[], Routing]) -> tuple[int, Routing]:
         """Begin a call; returns its number and the routing in force for it.
 
-        It counts as running before another process can learn that no call of an earlier epoch runs.
+        It counts as running before another process can conclude that no call of an earlier epoch runs.
         """
         with self._lock:
             current = routing()
@@ -110,7 +112,7 @@ class ProcessCalls:
 
     @property
     def oldest_epoch(self) -> int | None:
-        """The step of the cutover in which the oldest running call began; None where none runs."""
+        """The step of the cutover in which the oldest running call began; None if none runs."""
         with self._lock:
             return min(self._epochs.values(), default=None)
 
@@ -136,7 +138,7 @@ class ProcessCalls:
             self._count_unnoted()
             if self._state.folder is None:  # others learn of it when the database answers
                 self._owed.append(unknown_line(call, at, subject))
-        elif call.rpartition("/")[0] == self._token:  # else a child process, and the call is its parent's
+        elif call.rpartition("/")[0] == self._token:  # otherwise this is a child process, and the call is its parent's
             self._append(line, at, otherwise=unknown_line(call, at, subject))
 
     def refuse_other_host(self) -> None:
@@ -154,7 +156,7 @@ class ProcessCalls:
     # -- whose reads have to wait --
 
     def must_wait(self, owner: str, as_of: float) -> bool:
-        """Whether Spectron, caught up as of this time, may lack something that a read by this id finds."""
+        """Whether Spectron, caught up as of this time, may still lack something that a read by this id should find."""
         if self._missed_here >= as_of or self._owed or self._view_of_before():
             return True
         if self._state.folder is None and self._token is None:
@@ -163,7 +165,8 @@ class ProcessCalls:
         if self._log is not None:
             try:
                 folder = self._state.folder
-                # Of a database the background has read all but the last moment, and each question takes time.
+                # Not for a database: there each question takes time, and the background has read all but the last
+                # moment.
                 if folder is not None and (missed_at(folder) >= as_of or self._log.size - self._position > MOST_TAIL):
                     return True
                 self._tail(self._log)
@@ -197,7 +200,7 @@ class ProcessCalls:
                 self._release(log, as_of)
 
     def forget_after_fork(self) -> None:
-        """In a child process: the calls and the lock are the parent's; the log can be used on."""
+        """In a child process: the calls and the lock are the parent's, but the log can still be used."""
         self._lock, self._view_lock = threading.Lock(), threading.Lock()
         self._token, self._epochs, self._owed = None, {}, []
         if self._log is not None:
@@ -272,7 +275,7 @@ class ProcessCalls:
             self.changes += 1
 
     def _remember(self, line: str, at: float) -> None:
-        """Keep in memory what cannot be noted in the log; others can at least learn that something is missing there."""
+        """Keep in memory what cannot be noted in the log. Others can at least see that something is missing there."""
         self._view.fold(line.encode(), self._position)
         self._note_missed(at)
 
@@ -295,7 +298,7 @@ class ProcessCalls:
                 self._checkpoints.append((time.time(), self._position))
 
     def _release(self, log: CallLines, as_of: float) -> None:
-        """Give back what nobody needs: lines of calls that ended long before `as_of`."""
+        """Give back the space of lines that nobody needs: those of calls that ended long before `as_of`."""
         end = 0
         while self._checkpoints and self._checkpoints[0][0] + KEPT_S < as_of:
             _, end = self._checkpoints.popleft()
@@ -303,7 +306,7 @@ class ProcessCalls:
             log.release(min(end, self._view.oldest_running(end)))
 
     def _view_of_before(self) -> bool:
-        """Whether files of version 0.1 were not taken over by a drain yet: then everybody waits."""
+        """Whether there are files of version 0.1 that no drain has taken over yet. Then everybody waits."""
         if time.monotonic() >= self._check_before_at:
             self._check_before_at = time.monotonic() + RETRY_S
             self._is_before_in_use = self._state.folder is not None and is_in_use(self._state.folder)

@@ -33,7 +33,7 @@ class Readiness:
         self._looked_at = float("-inf")
 
     def is_given(self) -> bool:
-        """Whether ledger, mapping and context are there and fit each other; logs each new reason why not."""
+        """Whether ledger, mapping and context are there and match; logs each new reason why not."""
         if self._clock() - self._looked_at >= LOOK_EVERY_S:
             found = self._look()
             if found is not None and found != self._problem:

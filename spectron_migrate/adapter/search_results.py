@@ -1,8 +1,9 @@
 """Renders Spectron's hits as results of Mem0 (pure, except for the catalogue that is given).
 
-A hit becomes the memory that it was made of: its id, literal text, metadata and times, each memory once, in the order
-of the hits. Old texts and deleted or expired memories are hidden. A hit that is not one memory is left out. After
-`complete` a passage that neither ledger nor state directory knows was added since, and is shown under its own id.
+A hit becomes the memory from which it was made: its id, literal text, metadata and times; each memory once, in the
+order of the hits. Old texts and deleted or expired memories are hidden. A hit that is not one memory is left out. After
+`complete`, a passage that neither the ledger nor the state directory knows was added since; it is shown under its own
+id.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _PASSAGES = frozenset({"memory_chunk", "turn"})
 
 
 class TooManyHidden(Exception):
-    """An answer has as many hits as Spectron gives, and too many of them are hidden."""
+    """An answer has the most hits that Spectron gives, and too many of them are hidden."""
 
 
 class SearchResults(dict[str, Any]):
@@ -117,7 +118,7 @@ def render_hits(
 
 
 def _behind(hit: Hit, rows: Mapping[str, T]) -> T | None:
-    """What is known of the hit's turn, else of its own id."""
+    """What is known about the hit's turn, or else about its own id."""
     found = rows.get(hit.turn_id) if hit.turn_id is not None else None
     return found if found is not None else rows.get(hit.id)
 
@@ -165,7 +166,7 @@ def as_mem0(memory: Memory, *, score: float | None = None) -> dict[str, Any]:
 
 
 def as_added_elsewhere(hit: Hit, owners: Mapping[str, str]) -> dict[str, Any]:
-    """A memory that another host added after `complete`: of it, only Spectron's id and text are known."""
+    """A memory that another host added after `complete`. Only Spectron's id and the text are known of it."""
     text_hash = hashlib.md5(hit.text.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
     row = {"id": hit.id, "memory": hit.text, "hash": text_hash, "metadata": None, "score": hit.score}
     return {**row, "created_at": None, "updated_at": None, **owners}
@@ -191,18 +192,18 @@ def _why_not_new(hit: Hit, lens: Lens, catalogue: Catalogue | None) -> str:
 
 
 def _is_another_text(hit: Hit, stored: StoredVersion, verdict: HitMatch) -> bool:
-    """Whether a text is only similar to a memory's and no passage of it: after `complete` it is another memory."""
+    """Whether a text is only similar to a memory's text and no passage of it. After `complete` it is another memory."""
     return isinstance(verdict, Matched) and verdict.by == "similar" and plain(hit.text) not in plain(stored.text)
 
 
 def _next_of(verdict: Matched, live: Mapping[str, StoredVersion], rows: Mapping[str, Any]) -> StoredVersion:
-    """The memory that a hit stands for; of several memories with one text, the next one that is not shown yet."""
+    """The memory for which a hit stands. If several memories have the text, the next one that is not shown yet."""
     choices = [live[name] for name in (verdict.mem0_id, *sorted(verdict.also))]
     return next((each for each in choices if any(one.id not in rows for one in each.memories)), choices[0])
 
 
 def _nearest_first(memories: Sequence[Memory], query: str) -> Sequence[Memory]:
-    """The memories of a message, those most similar to the query first, in case only few are shown."""
+    """The memories of a message, the most similar to the query first, in case only a few are shown."""
     if len(memories) < 2:
         return memories
     from rapidfuzz import fuzz
@@ -214,7 +215,7 @@ def _nearest_first(memories: Sequence[Memory], query: str) -> Sequence[Memory]:
 def _is_elsewhere(memory: Memory, selector: Selector, lens: Lens, ids: Mapping[str, str]) -> bool:
     """Whether Mem0 would not show it for these ids: its owner changed, or the lens is wider than the filter.
 
-    What is in a node that is shared on purpose is shown to everybody.
+    Whatever is in a node that is shared on purpose is shown to everybody.
     """
     known = memory.entity_ids
     differs = any(known.get(name) != value for name, value in ids.items() if name != "run_id" or len(ids) == 1)

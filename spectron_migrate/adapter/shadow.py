@@ -1,6 +1,6 @@
-"""Shadow reads: a sample of the searches that Mem0 answered is asked of Spectron too, in the background.
+"""Shadow reads: a sample of the searches that Mem0 answered is sent to Spectron too, in the background.
 
-Nobody waits for them, and few run at once. They yield sums for the people who decide about the cutover: how many were
+Nobody waits for them, and few run at once. They give sums to the people who decide about the cutover: how many were
 asked and failed, how long they took, how much of Mem0's answer Spectron found. A process whose guard sent its reads
 back to Mem0 probes Spectron in the same way.
 """
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 MOST = 4
 """Shadow reads that run at once; more of the sample are dropped, and counted."""
 PAUSE_S = 1.0
-"""After a failure no shadow read is begun for this long: a failure at every search would cost the application time."""
+"""After a failure no shadow read begins for this long, because a failure at every search would cost the application
+time.
+"""
 
 _log = logging.getLogger("spectron_migrate.adapter")
 
@@ -54,7 +56,7 @@ class ShadowReads:
         began = self._core.now()
         try:
             future = self._core.query(plan)
-        except Exception as error:  # no key, a bad endpoint, too many queries: nothing that the application should see
+        except Exception as error:  # no key, a bad endpoint, too many queries: the application should see none of these
             self._done(plan, None, error, began, mem0_ids, probes)
             return
         self.under_way += 1

@@ -1,7 +1,7 @@
 """Queries to Spectron from an application's threads: one event loop in a thread of its own, few at once, one try each.
 
-A search of an application must not wait for retries or for a server that hangs: a query without an answer in time
-has failed, and while too many are under way, the next one fails at once.
+A search of an application must not wait for retries or for a server that hangs. A query without an answer in time has
+failed. While too many queries are under way, the next one fails at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOST = 64
 END_S = 5.0
 """How long closing waits for the thread."""
 GRACE_S = 2.0
-"""How long what is under way may take to fail once the connections are closed."""
+"""How long queries that are under way may take to fail once the connections are closed."""
 
 T = TypeVar("T")
 
@@ -71,7 +71,10 @@ class SpectronThread:
         return self._under_way
 
     def query(self, text: str, lens: Selector, *, k: int, timeout_s: float, tries: int = 1) -> Future[SpectronAnswer]:
-        """Ask, within this time altogether; the future raises MigrateError. Raises Busy, and what `access` raises."""
+        """Ask, within this time for all tries; the future raises MigrateError.
+
+        Raises Busy, and what `access` raises.
+        """
 
         async def ask(api: SpectronApi) -> SpectronAnswer:
             began = time.monotonic()
@@ -135,7 +138,8 @@ class SpectronThread:
             )
             self._loop = asyncio.new_event_loop()
             thread = threading.Thread(target=_run, args=(self._loop,), name="spectron-queries", daemon=True)
-            # Also for an application that never closes its adapter: when that is collected, and at exit.
+            # This also covers an application that never closes its adapter: it runs when the adapter is collected, and
+            # at exit.
             self._finalizer = weakref.finalize(self, _end, os.getpid(), self._loop, thread, self._api)
             thread.start()
         return self._loop, self._api

@@ -17,7 +17,7 @@ from spectron_migrate.state.call_log import CallSubject, encode_results
 from spectron_migrate.state.routing import Routing
 
 LATE_S = 60.0
-"""What Mem0 has only accepted, or a call that the network cut off, may become visible this much later."""
+"""If Mem0 has only accepted a call, or the network cut it off, its effect may become visible this much later."""
 RECENT = 10_000
 """How many memories added by this process are remembered with their owners, until the catalogue has them."""
 _log = logging.getLogger("spectron_migrate.adapter")
@@ -49,12 +49,12 @@ class WriteTracker:
     def around(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _TrackedWrite:
         """A context around one call: its owners are read from Mem0 until Spectron has what it wrote.
 
-        Call what the context gives with Mem0's answer.
+        It gives a function: call that with Mem0's answer.
         """
         return _TrackedWrite(self, method, args, kwargs)
 
     def owners(self, memory_id: str) -> list[str]:
-        """The owners of a memory; empty if they are not known, and then it could be anybody's."""
+        """The owners of a memory; empty if they are not known, because then it could be anybody's."""
         recent = self._recent.get(memory_id)
         if recent is not None:
             return recent
@@ -112,7 +112,7 @@ class _TrackedWrite:
             memory_id = str(self._named().get("memory_id"))
             owners: Collection[str] = tracker.owners(memory_id)
         else:
-            # Ids that are not keywords take longer to find.
+            # It takes longer to find ids that are not keywords.
             by_name = len(self._args) < 2 and "options" not in self._kwargs
             memory_id, owners = None, owners_of(self._kwargs if by_name else self._named()).values()
         self._subject = CallSubject(tuple(owners), memory_id)
@@ -151,7 +151,7 @@ class _TrackedWrite:
 
 
 def is_captured(routing: Routing) -> bool:
-    """Whether what calls leave in Mem0 is to be captured, so that it comes to Spectron."""
+    """Whether the results of calls are to be captured for Spectron."""
     return routing.catch_up == "outbox" and routing.phase not in ("mem0", "complete")
 
 

@@ -1,4 +1,4 @@
-"""What the gates judge, gathered once from files, ledger and Spectron; the gates themselves are pure functions."""
+"""What the gates evaluate, gathered once from files, ledger and Spectron. The gates themselves are pure functions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class VerificationReport:
     ended: str
     leaks: int
     scan_began: str | None
-    """When the scan of Mem0 began that it is based on; None if that dump was never planned into this ledger."""
+    """When the scan of Mem0 on which it is based began; None if that dump was never planned into this ledger."""
     whole: bool = True
     """False if it was limited to some users."""
 
@@ -48,10 +48,10 @@ class VerificationReport:
 
 @dataclass(frozen=True, slots=True)
 class LedgerEvidence:
-    """What the ledger has.
+    """What the ledger shows.
 
-    A dictionary has, for each memory's id, what its gate shows about the memory; an acceptance holds for exactly this
-    text.
+    Each dictionary maps the id of a memory to the text that its gate shows about it; an acceptance holds for exactly
+    this text.
     """
 
     migration: str
@@ -62,7 +62,7 @@ class LedgerEvidence:
     will_not_expire: Mapping[str, str]
     moved: Mapping[str, str] = field(default_factory=dict)
     without_marker: Mapping[str, str] = field(default_factory=dict)
-    """The scopes below which the key may not create a run's marker, or list scopes, and what Spectron says."""
+    """The scopes below which the key may not create a run's marker, or list scopes; and what Spectron says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class KeyGrants:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything that the gates judge, as of one moment. Gates read nothing else."""
+    """Everything that the gates evaluate, as of one moment. Gates read nothing else."""
 
     state: CutoverState
     now: datetime
@@ -101,7 +101,7 @@ class Evidence:
     last_reads: Mapping[str, str] = field(default_factory=dict)
     """Host -> when an application there last read through the adapter or the routing."""
     lost: Mapping[str, str] = field(default_factory=dict)
-    """Processes of the application that fell silent without saying that they ended, and their last heartbeats."""
+    """Processes of the application that stopped reporting without a note that they ended, and their last heartbeats."""
     soak_s: float = 0.0
     """How long all users must have been read from Spectron before `complete`."""
 
@@ -117,7 +117,10 @@ async def gather(
     soak_s: float,
     now: datetime,
 ) -> Evidence:
-    """Gather the evidence. What cannot be read is recorded in it, not raised; only the journal must be readable."""
+    """Gather the evidence.
+
+    If something cannot be read, that is recorded in it, not raised; only the journal must be readable.
+    """
     facts, report, selectors = None, None, []
     try:
         with Ledger.open_for_reading(store) as ledger:
@@ -125,7 +128,7 @@ async def gather(
             report = _read_report(store_at(store), ledger)
             selectors = ledger_reads.selectors_in_use(ledger)
     except InputError:
-        pass  # there is no ledger yet, which the gates judge
+        pass  # there is no ledger yet; the gates show that
     try:
         routing = read_routing(store)
     except ValueError:

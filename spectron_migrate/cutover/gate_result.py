@@ -1,4 +1,4 @@
-"""What a gate of a cutover found, and how an acceptance changes it. The gates themselves are in gates.py."""
+"""The result of a gate of a cutover, and how an acceptance changes it. The gates themselves are in gates.py."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ GateOutcome = Literal["passed", "failed", "inconclusive", "incomplete"]
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """What a gate found."""
+    """The result of one gate."""
 
     value: Json
     """What was measured; None if it could not be."""
     limit: Json
-    """What it is measured against."""
+    """The limit for `value`."""
     outcome: GateOutcome
     hint: str = ""
     """How to make it pass; empty if it passed."""
     memories: Mapping[str, str] = field(default_factory=dict)
-    """The memories that the gate is about, each with what it says of it: they can be accepted one by one."""
+    """The memories that the gate is about, each with what the gate says about it. They can be accepted one by one."""
     about: str = ""
     """For a gate that is accepted as a whole: identifies what is accepted. Empty if it cannot be accepted now."""
     name: str = ""
@@ -67,11 +67,11 @@ class CutoverGate:
     check: Callable[[Evidence], GateResult]
     accept: Literal["never", "by memory", "as a whole"] = "never"
     holds: GatedStep = "shift"
-    """The first step that the gate holds back. It holds back those that come after it as well."""
+    """The first step that the gate holds back. It holds back all later steps too."""
 
 
 def apply_acceptances(gate: CutoverGate, result: GateResult, state: CutoverState) -> GateResult:
-    """The result after acceptances: passed if everything that it shows was accepted for what it says now."""
+    """The result after acceptances: passed if everything that the gate shows now was accepted as it is."""
     if result.passed or gate.accept == "never":
         return result
     steps = [step for step in state.accepted if step.gate == gate.name]
@@ -100,7 +100,7 @@ def failed(value: Json, limit: Json, hint: str) -> GateResult:
 
 
 def each_accepted(memories: Mapping[str, str], hint: str) -> GateResult:
-    """Fails while there are such memories; for gates that are accepted by memory."""
+    """For gates that are accepted by memory: failed while there are such memories."""
     if not memories:
         return passed(0, 0)
     return GateResult(len(memories), 0, "failed", hint, memories=memories)

@@ -37,7 +37,7 @@ from spectron_migrate.state.store import StateStore
 ROUND_PATIENCE_S = 120.0
 """How long a step waits for a round of another process."""
 ROUTING_SEEN_S = 2.0
-"""Within this time, applications on this host have read a changed `routing.json`: they look twice a second."""
+"""After this time, applications on this host have read a changed `routing.json`: they look twice a second."""
 PROCESSES_PATIENCE_S = 30.0
 """How long `complete` waits for processes that use the adapter to report that they have seen it."""
 
@@ -59,9 +59,9 @@ class Cutover:
     ) -> None:
         """`store`: the state, or its directory. `who` is recorded with every step, by default user, host and process.
 
-        `settings` is called only when Mem0 or Spectron is needed, so broken settings never keep reads from
-        going back to Mem0. `max_age_s`: how old a verdict and a comparison may be. `soak_s`: how long all users must
-        have been read from Spectron before `complete`.
+        `settings` is called only when Mem0 or Spectron is needed, so broken settings never prevent reads from going
+        back to Mem0. `max_age_s`: how old a verdict and a comparison may be. `soak_s`: how long all users must have
+        been read from Spectron before `complete`.
         """
         self._make_settings = settings
         self._store = store
@@ -73,7 +73,10 @@ class Cutover:
         self._who = who or whoami()
 
     async def check(self, api: SpectronApi | None) -> StepResult:
-        """Evaluate every gate. Changes nothing except a `routing.json` that a crash left behind the journal."""
+        """Evaluate every gate.
+
+        Changes nothing, except that a `routing.json` which a crash left behind the journal is brought up to date.
+        """
         publish_routing(self._store, now=self._stamp())
         state = read_journal(self._store).state
         if state.phase == "complete":
@@ -89,7 +92,7 @@ class Cutover:
         return StepResult(state, gates, privacy=privacy, ready=code == ExitCode.DONE, exit_code=code)
 
     async def _check_late_writes(self, result: StepResult) -> StepResult:
-        """Read Mem0 once more and name what is newer there: somebody still writes to it."""
+        """Read Mem0 once more and name what is newer there, because somebody still writes to it."""
         try:
             settings = self._settings
         except (InputError, KeyRefused) as error:
@@ -127,8 +130,8 @@ class Cutover:
     ) -> StepResult:
         """Read `percent` % of users, or only `users`, from Spectron.
 
-        A shift back to Mem0 is done at once. A shift towards Spectron reconciles first and is done only if every
-        gate passes; otherwise nothing changes and the result shows the gates. Raises NotLegal, InputError.
+        A shift back to Mem0 happens at once. A shift towards Spectron reconciles first, and happens only if every gate
+        passes; otherwise nothing changes and the result shows the gates. Raises NotLegal, InputError.
         """
         step = ungated_steps.shift_step(percent, users, now=self._stamp(), who=self._who, why=why)
         back = ungated_steps.shift_back(self._store, step, reporter=self._reporter)
@@ -145,7 +148,7 @@ class Cutover:
                 return StepResult(state, gates, reconciled, ready=False, exit_code=code, note=note)
             step = replace(step, at=self._stamp(), gates=_for_the_journal(gates))
             state = record_step(self._store, step, decided_in=state)
-            gates = await self._evaluate_gates(wire)  # what the step after this one needs
+            gates = await self._evaluate_gates(wire)  # the gates of the step after this one
         ready = exit_code_of(gates_before(gates, next_gated_step(state))) == ExitCode.DONE
         return StepResult(state, gates, reconciled, ready=ready, note=describe_reads(state))
 
@@ -154,9 +157,9 @@ class Cutover:
     ) -> StepResult:
         """Make Spectron the only store. This cannot be undone.
 
-        Waits until Mem0 stands still and two scans agree, switches applications over, and then carries over what
-        they still wrote to Mem0 while they switched. Run it again to finish what a crash interrupted. Raises
-        NotLegal, NotConfirmed.
+        Waits until Mem0 no longer changes and two scans agree, switches applications over, and then brings over what
+        they still wrote to Mem0 while they switched. Run it again to finish what a crash interrupted. Raises NotLegal,
+        NotConfirmed.
         """
         state = self._require_legal("complete")
         if state.phase == "complete" and state.sealed:
@@ -184,7 +187,8 @@ class Cutover:
                     closing = Step("closing", self._stamp(), self._who, why)
                     state = record_step(self._store, closing, decided_in=state)
                 reconciled = await self._reconcile(wire, quiet=True)
-                # A replay that began now would still supersede facts after applications write to Spectron.
+                # A replay that began now could still supersede facts after applications have begun to write to
+                # Spectron.
                 with Ledger.open_for_writing(self._store, create=False):
                     gates = _require_quiet(await self._evaluate_gates(wire), reconciled)
                     if exit_code_of(gates) != ExitCode.DONE:
@@ -206,7 +210,7 @@ class Cutover:
             return await self._seal(wire, state, gates)
 
     async def _seal(self, wire: SpectronApi, state: CutoverState, gates: tuple[GateResult, ...]) -> StepResult:
-        """Carry over what was written to Mem0 while applications switched. It supersedes nothing any more."""
+        """Bring over what was written to Mem0 while applications switched. It no longer supersedes anything."""
         await self._wait_for_processes(state.epoch)
         reconciled = await self._reconcile(wire, quiet=True, supersede=False)
         privacy = write_privacy_report(self._store, now=self._stamp())
@@ -218,7 +222,7 @@ class Cutover:
         return StepResult(state, gates, reconciled, privacy, note=note)
 
     async def _wait_for_processes(self, epoch: int) -> None:
-        """Wait until applications write to Spectron: they do so from the moment they see the new routing."""
+        """Wait until applications write to Spectron. They do so from the moment when they see the new routing."""
         await self._sleep(ROUTING_SEEN_S)
         waited = ROUTING_SEEN_S
         while (
@@ -279,7 +283,7 @@ def _require_all_reads_shifted(state: CutoverState) -> None:
 
 
 def _require_quiet(gates: Sequence[GateResult], reconciled: Reconciled) -> tuple[GateResult, ...]:
-    """The gates, with `reconciled` failed if Mem0 still changes: to leave Mem0, agreeing on the past is not enough."""
+    """The gates, with `reconciled` failed if Mem0 still changes: agreement on the past is not enough to leave Mem0."""
     if reconciled.agree and reconciled.quiet:
         return tuple(gates)
     still_written = "Mem0 is still written to: stop or pause its writers, then run this again"
@@ -292,7 +296,7 @@ def _require_quiet(gates: Sequence[GateResult], reconciled: Reconciled) -> tuple
 
 
 def _for_the_journal(gates: Sequence[GateResult]) -> tuple[dict[str, Json], ...]:
-    """The gates as a journal line keeps them, without long lists."""
+    """The gates as a line of the journal holds them, without long lists."""
     return tuple(
         {"name": gate.name, "value": gate.value, "limit": gate.limit, "accepted_by": gate.accepted_by} for gate in gates
     )

@@ -2,17 +2,17 @@
 
 `GATES` at the end of this file is the whole list, in the order in which an operator would fix them. To add a gate:
 
-1. Decide what it judges. If `Evidence` (evidence.py) does not hold that yet, add a field and fill it in `gather`.
+1. Decide what it evaluates. If `Evidence` (evidence.py) does not hold that yet, add a field and fill it in `gather`.
 2. Write a function like `_lag` here, from `Evidence` to `GateResult`. It is pure: no files, no network, no clock.
    Return `passed(value, limit)` or `failed(value, limit, hint)`; the hint names the command that helps.
 3. Add it to `GATES`. Its name is public: it is in the JSON of `cutover check` and in the journal. List it in
    docs/protocol.md, Cutover.
-4. If an operator may accept what the gate shows, say so in `GATES` and describe what exactly is accepted:
+4. If an operator may accept what the gate shows, say so in `GATES` and define exactly what is accepted:
    `accept="by memory"` with `memories` in the result (like `_refused`), or `accept="as a whole"` with `about` in the
    result (like `_verdict`). Acceptances are recorded in the journal with who, when and why, and hold for exactly what
    the gate showed at that moment. Name it in the help of `cutover accept` (cli/cutover.py).
 5. Say what it holds back: every shift towards Spectron (the default), the shift of all users, or `complete` alone.
-   A gate holds everything that comes after that, too.
+   It holds back all later steps too.
 6. Add evidence that fails it to `FAILING` in tests/cutover/test_gates.py.
 
 `cutover check`, `shift`, `complete`, `accept` and their JSON take all gates from `GATES`; nothing else changes.
@@ -45,7 +45,7 @@ from spectron_migrate.state.following import UNDRAINED
 from spectron_migrate.state.processes import GATE_DAYS
 
 ATTACHED_WITHIN_S = 3600.0
-"""An application counts as attached if it read through the adapter or the routing within this time."""
+"""An application counts as attached if it has read through the adapter or the routing within this time."""
 
 
 def evaluate_gates(evidence: Evidence) -> list[GateResult]:
@@ -62,7 +62,7 @@ def gates_before(gates: Iterable[GateResult], step: GatedStep) -> list[GateResul
 
 
 def exit_code_of(gates: Iterable[GateResult]) -> ExitCode:
-    """0 if all pass; else 4 if one failed, 11 if one is incomplete, 5 if one is inconclusive, in this order."""
+    """0 if all pass; else 4 if one failed, else 11 if one is incomplete, else 5."""
     outcomes = {gate.outcome for gate in gates}
     return next((code for outcome, code in _EXIT_CODES.items() if outcome in outcomes), ExitCode.DONE)
 
@@ -75,7 +75,7 @@ _EXIT_CODES: dict[GateOutcome, ExitCode] = {
 
 
 def prepare_acceptance(gates: Sequence[GateResult], name: str, ids: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """The memories (none for a gate accepted as a whole) and the `about` that an acceptance is recorded with.
+    """The memories (none for a gate that is accepted as a whole) and the `about` with which an acceptance is recorded.
 
     Without `ids`, all memories that the gate shows now. Raises InputError for a gate that does not exist, cannot be
     accepted, has nothing to accept, or does not show these memories.
@@ -103,7 +103,7 @@ def prepare_acceptance(gates: Sequence[GateResult], name: str, ids: Sequence[str
 
 
 def _base(evidence: Evidence) -> GateResult:
-    """The newest dump began after the fence and is complete; where that is not provable, it is accepted."""
+    """The newest dump began after the fence and is complete; if that cannot be proven, it is accepted."""
     fence, dump = evidence.state.fence, evidence.dump
     began = dump.began if dump else None
     if fence is None:
@@ -182,7 +182,7 @@ def _lag(evidence: Evidence) -> GateResult:
 
 
 def _verdict(evidence: Evidence) -> GateResult:
-    """The newest dual-verify says GO, about this migration as it is now."""
+    """The newest dual-verify says GO about this migration as it is now."""
     report, ledger, fence = evidence.report, evidence.ledger, evidence.state.fence
     again = "spectron-migrate dual-verify"
     if report is None:
@@ -239,14 +239,14 @@ def _key(evidence: Evidence) -> GateResult:
 
 
 def _marker(evidence: Evidence) -> GateResult:
-    """Runs can mark the server, or it is accepted that a copy or an old backup of the ledger may go unnoticed."""
+    """Runs can mark the server, or somebody accepted that a copy or an old backup of the ledger may go unnoticed."""
     lacking = evidence.ledger.without_marker if evidence.ledger else {}
     why = next(iter(lacking.values()), "")
     return each_accepted(lacking, f"an old or copied ledger may go unnoticed: {why}; grant that, or accept it")
 
 
 def _calls(evidence: Evidence) -> GateResult:
-    """The application did not lately make calls that Spectron cannot answer."""
+    """The application made no recent calls that Spectron cannot answer."""
     calls = evidence.calls
     if calls is None:
         hint = (
@@ -266,7 +266,7 @@ def _calls(evidence: Evidence) -> GateResult:
 
 
 def _application(evidence: Evidence) -> GateResult:
-    """The application lately read through the adapter or the routing file: otherwise a shift moves nobody."""
+    """The application has recently read through the adapter or the routing file; otherwise a shift moves nobody."""
     limit = "a read within 1 h"
     attached = {
         host: at for host, at in sorted(evidence.last_reads.items()) if _age_s(evidence.now, at) <= ATTACHED_WITHIN_S
@@ -282,7 +282,7 @@ def _application(evidence: Evidence) -> GateResult:
 
 
 def _processes(evidence: Evidence) -> GateResult:
-    """No process of the application fell silent: one that still runs would not learn that Mem0 is left."""
+    """No process of the application has stopped reporting: if it still runs, it does not learn that Mem0 is left."""
     fence = evidence.state.fence
     lost = {name: at for name, at in evidence.lost.items() if fence is not None and at >= fence}
     hint = (
@@ -309,7 +309,7 @@ def _soak(evidence: Evidence) -> GateResult:
 
 
 def _age_s(now: datetime, then: str) -> float:
-    """Seconds between the two. A time in the future, written by a clock that was ahead, counts as just as old."""
+    """Seconds between the two, also if `time` is in the future because a clock was ahead."""
     return abs((now - datetime.fromisoformat(then)).total_seconds())
 
 

@@ -1,4 +1,4 @@
-"""Which step an operator would take next: it decides which gates `cutover check` judges and what `next` names."""
+"""Which step an operator would take next. It decides which gates `cutover check` evaluates and what `next` names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 from spectron_migrate.state.cutover_state import CutoverState
 
 SHARES = (1, 5, 25, 50, 100)
-"""Percentages of users that are suggested, one after the other."""
+"""The percentages of users that are suggested, one after another."""
 GatedStep = Literal["shift", "all", "complete"]
 """A step that gates hold back: a shift towards Spectron, a shift of all users, `complete`."""
 GATED_STEPS: tuple[GatedStep, ...] = ("shift", "all", "complete")

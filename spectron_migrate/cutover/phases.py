@@ -24,7 +24,7 @@ from spectron_migrate.state.late_writes import LateWrites
 from spectron_migrate.state.routing import Phase
 from spectron_migrate.state.store import StateStore
 
-if TYPE_CHECKING:  # `cutover revert` must not wait for what the gates and a reconcile import
+if TYPE_CHECKING:  # imported here only for types: `cutover revert` must not wait for the imports of gates and reconcile
     from spectron_migrate.cutover.gate_result import GateResult
     from spectron_migrate.cutover.privacy import PrivacySummary
     from spectron_migrate.migration.reconcile import Reconciled
@@ -38,7 +38,7 @@ LEGAL: dict[Phase, tuple[Command, ...]] = {
     "closing": ("shift", "accept", "revert", "complete", "abort"),
     "complete": ("complete",),
 }
-"""The commands that are legal in each phase. One that would change nothing is legal, so scripts may repeat it."""
+"""The commands that are legal in each phase. A command that would change nothing is legal, so scripts may repeat it."""
 
 MOST_PINNED_LISTED = 100
 
@@ -87,7 +87,7 @@ def require_legal(store: Path | StateStore, command: Command, *, now: str, repor
     """The current state, if `command` is legal in it. Also brings a stale `routing.json` up to the journal.
 
     Raises NotLegal, naming the legal commands, and JournalTruncated if lines of the journal are missing. Revert and
-    abort are still checked with what is left of such a journal, and abort is then legal in any phase.
+    abort are then checked against what is left of the journal, and abort is legal in any phase.
     """
     is_truncated = False
     try:
@@ -117,7 +117,7 @@ _WHEN: dict[Phase, str] = {
 
 
 def describe_reads(state: CutoverState) -> str:
-    """In one sentence, which users are read from Spectron."""
+    """One sentence that says which users are read from Spectron."""
     pinned = [
         f"{counted(len(ids), 'user')} pinned to {system}"
         for ids, system in ((state.pinned_to_spectron, "Spectron"), (state.pinned_to_mem0, "Mem0"))

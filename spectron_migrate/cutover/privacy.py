@@ -1,7 +1,7 @@
 """The privacy report: texts that Mem0 has deleted or replaced and Spectron still holds, and how to erase them.
 
 Spectron cannot delete by id. A scope that holds nothing else of the migration can be erased exactly. `/forget` deletes
-by meaning over everything that a key reaches, so the report names it, and nothing here calls it.
+by meaning, over everything that a key reaches. So the report names it, and nothing here calls it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PrivacySummary:
     replaced: int
     """Older texts of memories that Mem0 has changed."""
     exact: int
-    """Of both, those in scopes that hold nothing else of the migration: erasing the scope erases just them."""
+    """Of both, those in scopes that hold nothing else of the migration: erasing the scope erases exactly these."""
     path: str
 
     def to_json(self) -> dict[str, Json]:

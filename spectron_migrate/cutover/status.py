@@ -93,7 +93,7 @@ def _complete_command(state: CutoverState) -> str:
 
 
 def _routing_status(state: CutoverState, routing_epoch: int | None) -> str:
-    """Whether `routing.json` is of the same epoch as the journal."""
+    """Whether `routing.json` has the same epoch as the journal."""
     if routing_epoch is None:
         return "none" if not state.ever_began else "missing; any cutover command writes it again"
     return "current" if routing_epoch == state.epoch else "behind the journal; any cutover command updates it"

@@ -1,7 +1,7 @@
 """Steps of a cutover that pass no gates: start, revert, abort, and shifts that only move reads back to Mem0.
 
 They read nothing but the state directory. A broken settings file, an unreachable server or a locked ledger cannot
-keep reads from going back to Mem0.
+prevent reads from going back to Mem0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from spectron_migrate.state.store import StateStore, store_at
 
 PROCESSES_PATIENCE_S = 30.0
 PROCESSES_POLL_S = 0.2
-"""How long a start by outbox waits for the application's processes, and how often it looks."""
+"""How long a start with `outbox` waits for the application's processes, and how often it looks."""
 
 
 def start(
@@ -37,7 +37,7 @@ def start(
     reporter: Reporter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> StepResult:
-    """Begin a cutover: writes to Mem0 are caught up from now on.
+    """Begin a cutover: from now on writes to Mem0 are brought to Spectron too.
 
     With `outbox`, waits until every process that uses the adapter captures its writes. Raises NotLegal, and
     InputError for `outbox` if processes on other hosts use the state directory.
@@ -73,7 +73,7 @@ def abort(store: Path | StateStore, *, yes: bool, now: str, who: str, why: str =
 
 
 def _step_back(store: Path | StateStore, command: Command, step: Step, reporter: Reporter) -> CutoverState:
-    """Record a step that moves reads to Mem0; if another step gets in first, try again while this one is legal."""
+    """Record a step that moves reads to Mem0. If another step was recorded first, try again while this one is legal."""
     while True:
         state = require_legal(store, command, now=step.at, reporter=reporter)
         with suppress(StepConflict):

@@ -251,9 +251,7 @@ class _BatchRecovery:
     # -- nothing of it is stored --------------------------------------------------------------------------
 
     async def _settle_known_key(self, result: OtherBody) -> tuple[SendOutcome, Parts]:
-        """Another ledger has sent these messages in one request: each fact gets its turn, or goes again in another
-        batch.
-        """
+        """Another ledger has sent these messages: each fact gets its turn, or goes again in another batch."""
         run = self._run
         again: list[IntendedFact] = []
         refused: list[IntendedFact] = []
@@ -290,8 +288,7 @@ class _BatchRecovery:
         self._run.count_decided(len(facts))
 
     def _may_leave(self) -> bool:
-        """Whether a refusal may be the session's fault: it took other facts before, and these have not left a session
-        yet.
+        """Whether the session may be at fault: it took other facts before, and these have not left a session yet.
 
         The halves of a refused batch follow it in its session, so their position alone shows little.
         """

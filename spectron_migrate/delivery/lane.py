@@ -89,9 +89,7 @@ async def _decide_none(run: Run, lane: str) -> bool:
 
 
 async def _recover_session(run: Run, session: SessionRow, doubt: Sequence[IntendedFact] | IntendedBatch) -> SendOutcome:
-    """Decide what is in doubt in a session of `none` facts; if that fails, the session is closed and no longer written
-    to.
-    """
+    """Decide what is in doubt in a session of `none` facts; if that fails, the session is closed."""
     if run.should_stop():
         return SendOutcome.DEFERRED
     run.taken_sessions.add(session.id)

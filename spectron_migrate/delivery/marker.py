@@ -76,8 +76,7 @@ class RunMarker:
         *,
         now: str,
     ) -> list[str]:
-        """Take the ledger's next number and register its markers; returns for each one that is lacking why it could not
-        be made.
+        """Take the ledger's next number and register its markers; returns why the missing ones could not be made.
 
         Raises Unreachable and KeyRefused. The number is durable before the first request.
         """

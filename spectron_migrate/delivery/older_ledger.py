@@ -98,9 +98,7 @@ async def may_use_session(run: Run, session: SessionRow) -> bool:
 
 
 async def may_open_session(run: Run, fact: PlannedFact) -> bool:
-    """Whether the ledger knows everything in the scopes in which the first session for this fact is opened; if not, the
-    run stops.
-    """
+    """Whether the ledger knows everything in the scopes of the fact's first session; if not, the run stops."""
     group = (fact.selector, fact.run, fact.infer)
     if run.applications_write or group in run.own.groups:
         return True

@@ -16,9 +16,7 @@ FILE = "review/refused.jsonl"
 
 
 def write_review(ledger: Ledger, plan: int, state: Path | StateStore) -> str | None:
-    """Write the whole `review/refused.jsonl` and return its path; if there is nothing to review, remove it and return
-    None.
-    """
+    """Write the whole `review/refused.jsonl` and return its path; with nothing to review, remove it and return None."""
     store = store_at(state)
     states = ("refused", "undecidable", "pending")
     stored_reasons = (sending.WITHOUT_PASSAGE, sending.EXTRACTION_UNKNOWN)

@@ -252,8 +252,9 @@ class Stream:
         self._sessions[session.selector, session.run] = replace(session, used=session.used + count)
 
     def _drop_session(self, session: SessionRow) -> None:
-        """Stop using the session, and keep other streams from using it: a write to it is in doubt, or positions in it
-        are not on disk yet.
+        """Stop using the session, and keep other streams from using it.
+
+        A write to it is in doubt, or positions in it are not on disk yet.
         """
         self._sessions.pop((session.selector, session.run), None)
         self._claimed.pop(session.id, None)

@@ -43,8 +43,9 @@ def migration_id(context: str, source: str) -> str:
 
 
 class Ledger:
-    """One ledger, in a file or in a schema of Postgres. Functions of other modules here take it as their first
-    argument.
+    """One ledger, in a file or in a schema of Postgres.
+
+    Functions of other modules here take it as their first argument.
     """
 
     def __init__(

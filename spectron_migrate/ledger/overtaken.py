@@ -8,9 +8,7 @@ from spectron_migrate.ledger.schema import FACTS, IS_CURRENT
 
 
 def why_overtaken(ledger: Ledger, fact: int) -> str | None:
-    """Why a fact should not be sent: a newer version, a tombstone, or an overtaken text in a message; None if it may be
-    sent.
-    """
+    """Why a fact should not be sent: a newer version, a tombstone, or an overtaken text in a message; else None."""
     row = ledger.db.execute(
         f"SELECT newest_version > number AS replaced, newest_version, is_message, {IS_CURRENT} AS is_current"
         f" FROM {FACTS} WHERE fact.id = ?",

@@ -211,9 +211,7 @@ def sent(ledger: Ledger) -> Iterator[Sent]:
 
 
 def relane(ledger: Ledger, mem0_id: str, lane: str) -> None:
-    """Move the sent facts of a memory to its lane under the changed mapping, so that they count for that lane's
-    high-water.
-    """
+    """Move the sent facts of a memory to its lane under the changed mapping: they count for its high-water."""
     ledger.db.execute(
         f"UPDATE fact SET lane = ? WHERE state IN ({marks(SENT)}) AND id IN (SELECT id FROM version WHERE mem0_id = ?)",
         (lane_number(ledger.db, lane), *SENT, mem0_id),

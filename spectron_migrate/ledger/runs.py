@@ -134,8 +134,9 @@ def last_run(ledger: Ledger) -> LastRun | None:
 
 
 def runs_at_work(ledger: Ledger, runs: Sequence[LastRun]) -> list[LastRun]:
-    """The runs whose process is alive: in Postgres, those that hold the lock of writers; otherwise those of this host,
-    by pid.
+    """The runs whose process is alive.
+
+    In Postgres these are the holders of the lock of writers, otherwise those of this host, by pid.
     """
     going_on = [run for run in runs if run.ended is None]
     if not going_on or isinstance(ledger.path, Path):

@@ -170,8 +170,10 @@ class PrivateDatabase:
 
 
 def private_database(folder: Path, original: sqlite3.Connection | None) -> PrivateDatabase:
-    """A copy of the original, or an empty database, in `folder` or, if that is not writable, in the directory for
-    temporary files. It is on disk, so that a large ledger needs no more memory than a small one.
+    """A copy of the original, or an empty database.
+
+    It is in `folder` or, if that is not writable, in the directory for temporary files. It is on disk, so that a large
+    ledger needs no more memory than a small one.
     """
     for left in folder.glob(f"{_PRIVATE_NAME}*"):
         if not is_held(left):

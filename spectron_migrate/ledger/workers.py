@@ -181,9 +181,7 @@ class Workers:
         return row["sends"] is None or row["sends"] > 0
 
     def take_turns(self, count: int, gap_s: float) -> float:
-        """Reserve the next turns for requests, `gap_s` apart among all processes; returns the seconds until the first
-        one.
-        """
+        """Reserve the next turns for requests, `gap_s` apart among all processes; seconds until the first one."""
         gap = max(1, round(gap_s * 1_000_000))
         row = self._database.execute(
             f"UPDATE work SET next_request = greatest(next_request, {_NOW}) + ? RETURNING next_request - ? - {_NOW}",

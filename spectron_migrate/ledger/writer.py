@@ -61,8 +61,9 @@ class GroupCommit:
         self._begin(partial(_call, change, args, named), None, durable=False)
 
     def collect(self, record: Callable[[Ledger, Sequence[T]], object], item: T) -> None:
-        """Record an item like `post`, together with all items that are waiting for the same `record`, and before
-        whatever else is waiting.
+        """Record an item like `post`, together with all items that wait for the same `record`.
+
+        They go before whatever else is waiting.
         """
         self._collected.setdefault(record, []).append(item)
         self._wake()

@@ -16,22 +16,22 @@ Sleep = Callable[[float], object]
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """All that changed in Mem0 since the reading before."""
+    """Everything that changed in Mem0 since the previous reading."""
 
     memories: Sequence[Memory]
-    """Those that are new or whose rows were written again."""
+    """Memories that are new or whose rows were written again."""
     gone: Sequence[str]
     """Ids of memories that are not there any more."""
     retimed: Collection[str]
-    """Ids of memories about which Mem0's history says something new, whether their rows changed or not."""
+    """Ids of memories about which Mem0's history says something new, even if their rows did not change."""
     native_count: int
     """How many rows the store has now."""
 
 
 class ChangesReader(Protocol):
-    """Reads what changed in one Mem0 since it was read in full, again and again. It never writes or takes locks there.
+    """Reads, again and again, what changed in a Mem0 that was read in full. It never writes or takes locks there.
 
-    It says nothing rather than anything that is not certain.
+    If anything is not certain, it says nothing.
     """
 
     @property
@@ -39,9 +39,9 @@ class ChangesReader(Protocol):
         """Mem0's own record of changes, as of the last call of `changed`."""
 
     def changed(self, *, now: datetime) -> Changed | None:
-        """What changed since the last call, or since all was read; `now` decides which memories have expired.
+        """What changed since the last call, or since everything was read; `now` decides which memories have expired.
 
-        None if it cannot be told for certain: then all has to be read, and this object is of no more use. The same
+        None if that is not certain: then everything has to be read, and this object cannot be used any more. The same
         holds if it raises.
         """
 

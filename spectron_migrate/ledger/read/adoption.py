@@ -84,8 +84,10 @@ def last_adopted(ledger: Ledger) -> tuple[int, str] | None:
 
 
 def sought_facts(ledger: Ledger, *, after: int, before: str | None) -> list[tuple[int, list[int]]]:
-    """Facts to look for, by selector, oldest first: those with an id above `after` whose text is older than `before` or
-    has no time. With None for `before`, texts of any age.
+    """Facts to look for, by selector, oldest first.
+
+    Those with an id above `after` whose text is older than `before` or has no time. With None for `before`, texts of
+    any age.
     """
     rows = ledger.db.execute(
         "SELECT fact.id, selector FROM fact JOIN version ON version.id = fact.id"
@@ -247,9 +249,7 @@ def is_in_use(ledger: Ledger, session: int) -> bool:
 
 
 def holder_of_equal_text(ledger: Ledger, fact: int) -> int | None:
-    """The newest fact that adopted a turn with the same text, role and scope, and whose own key the server may not
-    know.
-    """
+    """The newest fact that adopted a turn with this text, role and scope, if the server may not know its own key."""
     own = ledger.db.execute(f"{_FACT} WHERE fact.id = ?", (fact,)).fetchone()
     rows = ledger.db.execute(
         "SELECT fact.id, text FROM fact JOIN version ON version.id = fact.id JOIN receipt ON receipt.fact = fact.id"

@@ -176,9 +176,7 @@ def _those_where(ledger: Ledger, paths: Sequence[str], condition: str) -> set[st
 
 
 def would_come_late(ledger: Ledger, plan: int, lane: str, key: str, mem0_id: str) -> bool:
-    """Whether the memory would come late: the plan sends a newer fact in this lane, and no text of the memory was ever
-    sent.
-    """
+    """Whether it would be late: the plan sends a newer fact in its lane, and no text of it was ever sent."""
     row = ledger.db.execute(
         "SELECT EXISTS(SELECT 1 FROM fact WHERE state = 'planned' AND lane = (SELECT no FROM lane WHERE name = ?)"
         "  AND infer = 'full' AND plan = ? AND order_key > ?)"

@@ -165,9 +165,7 @@ def _with_ids(ledger: Ledger, rows: Iterable[ResultRow]) -> Iterator[ReceiptRow]
 
 @lru_cache(4096)
 def _owners(record: str) -> Mapping[str, str]:
-    """Verification asks for the same facts again and again, and parsing their records is most of the cost of reading
-    them.
-    """
+    """Verification asks for the same facts again and again; most of the cost is to parse their records."""
     known = loads(record.encode())
     return MappingProxyType({name: known[name] for name in ENTITY_IDS if known.get(name)})
 

@@ -1,8 +1,10 @@
-"""Reads a store that can be listed: the store answers a few questions, and one reader proves that nothing is missing.
+"""Reads a store that can be listed.
 
-A store without a snapshot is listed twice. The first listing gives the rows. The second one lists keys alone, and rows
-that appeared meanwhile are fetched: every row that existed when it began has then been given. Its length is compared
-with the store's own count, because a listing can be short both times.
+The store answers a few questions; one reader for all stores proves that nothing is missing.
+
+A store without a snapshot is listed twice. The first listing gives the rows. The second lists only keys, and rows that
+appeared in between are fetched. So every row that existed when the second listing began is given. The length of that
+listing is compared with the store's own count, because both listings can be short.
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ from spectron_migrate.records import Memory, Skipped, SourceInfo, counted
 
 UNREADABLE = "a payload that is not a JSON object"
 _MOST_LISTINGS = 20
-"""Listings of keys while an application goes on adding rows."""
+"""The most listings of keys while an application keeps adding rows."""
 
 _MOST_DISAGREEMENTS = 3
-"""Listings that are shorter than the store's count, before that is reported."""
+"""After this many listings that are shorter than the store's count, the difference is reported."""
 
 _WAITS_S = (1.0, 2.0, 4.0, 8.0, 15.0)
-"""Waits for a count that follows the rows with a delay."""
+"""Waits for a late count, which follows the rows with a delay."""
 
 _FETCHED = 500
 _MOST_TRIES = 6
@@ -44,7 +46,7 @@ class Row(NamedTuple):
     """One row of a store."""
 
     key: str
-    """What the store knows the row by; unique in it."""
+    """The store's own key of the row; unique in the store."""
     id: Any
     """The id of the memory."""
     payload: Any
@@ -52,7 +54,7 @@ class Row(NamedTuple):
 
 
 class ListedStore:
-    """What a store answers. None of it may change anything there.
+    """What a store has to answer. No method may change anything there.
 
     Any method may raise an error of the store's driver that `explained` knows, or one of ours.
     """
@@ -60,7 +62,7 @@ class ListedStore:
     kind = "collection"
     """What the store calls a set of memories, for messages."""
     rereads = True
-    """False: the store may hold one memory under several keys, so an id that comes twice is two copies."""
+    """False if the store may hold one memory under several keys, so that an id that comes twice means two copies."""
     counts: Literal["exact", "late", "never"] = "exact"
     """Whether `count` is exact, follows changes with a delay, or does not exist."""
 
@@ -86,18 +88,20 @@ class ListedStore:
         return None
 
     def pages(self, *, payload: bool) -> Iterator[Sequence[Row]]:
-        """Every row that exists from the first page to the last, at least once; without `payload` only the keys.
+        """Pages with every row that exists all the time, at least once; without `payload` only the keys.
 
-        It sets `held` before its first page if it reads a snapshot.
+        If it reads a snapshot, it sets `held` before the first page.
         """
         raise NotImplementedError
 
     def fetch(self, keys: Sequence[str]) -> Iterable[Row]:
-        """The rows with these keys, without those that are gone. Only asked of a store without a snapshot."""
+        """The rows with these keys, without those that are gone. Only called for a store without a snapshot."""
         raise NotImplementedError
 
     def changes(self, history: HistoryFile | None) -> ChangesReader | None:
-        """After `pages` ended: reads what changes from then on, and takes `history` over; None if it cannot be told."""
+        """After `pages` has ended: a reader of what changes from then on, which takes `history` over; None if the store
+        cannot tell.
+        """
         return None
 
     def may_write(self) -> bool | None:
@@ -105,7 +109,7 @@ class ListedStore:
         return None
 
     def explained(self, error: Exception) -> MigrateError | None:
-        """One of our errors for an error of the driver; None for one that is not the driver's."""
+        """One of our errors for an error of the driver; None for any other error."""
         return None
 
     def close(self) -> None:
@@ -144,7 +148,7 @@ class ListedReader(ReaderBase):
         try:
             with self._explaining():
                 return self.store.may_write()
-        except MigrateError:  # asking for rights is a right of its own
+        except MigrateError:  # asking for rights needs a right of its own
             return None
 
     def rows(self) -> Iterator[Memory | Skipped]:
@@ -156,7 +160,7 @@ class ListedReader(ReaderBase):
         for page in self._pages(payload=True):
             if self.store.held is None:
                 self._seen.add([row.key for row in page])
-            else:  # no key is asked for again, so hashes are enough to count them
+            else:  # no key is looked up later, so hashes are enough to count them
                 of_snapshot.extend(hash(row.key) for row in page)
             yield from self._converted(page)
         if self.store.held is None:
@@ -166,11 +170,11 @@ class ListedReader(ReaderBase):
         self.notes = list(self.store.notes)
 
     def missing(self) -> int | None:
-        """The rows that the store counts and does not list; None before `rows` has ended."""
+        """How many rows the store counts and does not list; None before `rows` has ended."""
         return self._missing
 
     def changes(self) -> ChangesReader | None:
-        """As the store can tell it."""
+        """A reader of changes, if the store can tell them."""
         history = self.history
         if self._missing or (history is not None and not isinstance(history, HistoryFile)):
             return None
@@ -243,7 +247,7 @@ class ListedReader(ReaderBase):
         return False
 
     def _listed_once(self, listed: SeenIds) -> int:
-        """How many rows of the first listing the last one left out although they are still there."""
+        """How many rows of the first listing are missing in the last one although they are still there."""
         if listed.count() >= self._seen.count():
             return 0
         hidden = 0
@@ -315,7 +319,10 @@ def retried(
     sleep: Sleep,
     final: type[Exception] | tuple[()] = (),
 ) -> Answer:
-    """What `ask` returns; asked again, with growing waits, while it raises one of `transient` that is not `final`."""
+    """What `ask` returns.
+
+    It is called again, with growing waits, while it raises one of `transient` that is not `final`.
+    """
     tries = 0
     while True:
         try:

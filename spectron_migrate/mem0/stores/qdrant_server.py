@@ -1,6 +1,6 @@
-"""A Qdrant server by its REST API, with requests that change nothing; Mem0's own class would create indexes.
+"""Reads a Qdrant server through its REST API, with requests that change nothing. Mem0's own class would create indexes.
 
-The cursor of a scroll is an id, so no row that existed the whole time is left out.
+The cursor of a scroll is an id, so no row that exists the whole time is left out.
 """
 
 from __future__ import annotations

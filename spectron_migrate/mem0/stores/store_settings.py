@@ -52,7 +52,7 @@ PLACES = (
     *("path", "url", "host", "endpoint", "db_path", "mongo_uri", "redis_url", "valkey_url", "cluster_url", "cloud_id"),
     *("connection_string", "supabase_url", "workspace_url", "service_name", "vector_bucket_name", "account_id"),
 )
-"""Keys of which one says where a store is."""
+"""Keys that say where a store is; each store has one of them."""
 
 NAMES = ("collection_name", "index_name", "table_name", "dbname", "database", "database_name", "db_name", "tenant")
 """Keys that say which part of a store is meant."""

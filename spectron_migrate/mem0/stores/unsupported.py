@@ -1,4 +1,4 @@
-"""Stores that cannot be read, and why they are not read with Mem0's own classes either.
+"""Stores that cannot be read, and why Mem0's own classes are not used for them either.
 
 Most of these classes create or change something on the user's server when they are opened, and several silently list
 only a part of the rows.
