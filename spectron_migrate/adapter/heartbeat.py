@@ -16,7 +16,7 @@ from spectron_migrate.adapter.guard import Guard
 from spectron_migrate.adapter.process_calls import ProcessCalls
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.records import parse_time
-from spectron_migrate.state.following import UNDRAINED, is_followed
+from spectron_migrate.state.following import why_undrained
 from spectron_migrate.state.process_status import GuardStatus, ProcessStatus, stamp
 from spectron_migrate.state.processes import FOLDER, OwnFile
 from spectron_migrate.state.routing import Routing
@@ -41,7 +41,9 @@ class Heartbeat:
         guard: Guard,
         connect: Callable[[], None] = lambda: None,
     ) -> None:
-        """`state`: nothing is written while its directory does not exist. `connect` is called in the thread."""
+        """`state`: nothing is written while its directory or its tables do not exist. `connect` is called in the
+        thread.
+        """
         self._connect = connect
         self._state = store_at(state)
         self._routing = routing
@@ -58,9 +60,9 @@ class Heartbeat:
         self._written: tuple[object, ...] = ()
         self._written_at = datetime.min.replace(tzinfo=UTC)
         self._problem = ""
-        self._follower_check_at = float("-inf")
-        self._follower_missing = 0
-        """How many checks in a row found that no process drains the outbox."""
+        self._drain_check_at = float("-inf")
+        self._undrained = 0
+        """How many checks in a row found that nothing drains the outbox."""
 
     def begin(self) -> None:
         """Start the thread unless it runs in this process."""
@@ -75,7 +77,7 @@ class Heartbeat:
             atexit.register(self.close)
 
     def token(self) -> str | None:
-        """The name of this process in the log of calls; None without a state directory. Raises OSError."""
+        """The name of this process in the log of calls; None without a state. Raises OSError."""
         with self._lock:
             own = self._own_file()
         return own.token if own is not None else None
@@ -119,19 +121,19 @@ class Heartbeat:
             self._wake.wait(EVERY_S)
 
     def _warn_if_undrained(self, routing: Routing) -> None:
-        """Warn once whenever no process drains the outbox."""
-        if time.monotonic() < self._follower_check_at:
+        """Warn once whenever nothing drains the outbox, and why."""
+        if time.monotonic() < self._drain_check_at:
             return
-        self._follower_check_at = time.monotonic() + UNCHANGED_S
+        self._drain_check_at = time.monotonic() + UNCHANGED_S
         captures = routing.catch_up == "outbox" and routing.phase in ("started", "shift", "closing")
         try:
-            missing = captures and not is_followed(self._state)
+            problem = why_undrained(self._state) if captures else None
         except MigrateError:  # the database does not answer: another message says so
             return
         # Twice in a row: a follower may just be restarting.
-        if missing and self._follower_missing == 1:
-            _log.warning("%s", UNDRAINED)
-        self._follower_missing = self._follower_missing + 1 if missing else 0
+        if problem is not None and self._undrained == 1:
+            _log.warning("captured writes wait: %s", problem)
+        self._undrained = self._undrained + 1 if problem is not None else 0
 
     def _beat(self) -> None:
         own = self._own_file()
@@ -166,7 +168,7 @@ class Heartbeat:
         self._written, self._written_at = status, now
 
     def _own_file(self) -> OwnFile | None:
-        if self._own is None and (self._state.folder is None or self._state.folder.is_dir()):
+        if self._own is None and self._state.is_there():
             self._own = OwnFile(self._state)
         return self._own
 

@@ -17,7 +17,7 @@ from spectron_migrate.records import digest, selector_of
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state import processes
 from spectron_migrate.state.cutover_state import CutoverState
-from spectron_migrate.state.following import is_followed
+from spectron_migrate.state.following import why_undrained
 from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.routing import read_routing
 from spectron_migrate.state.store import StateStore, store_at
@@ -89,8 +89,8 @@ class Evidence:
     dump: Manifest | None = None
     ledger: LedgerEvidence | None = None
     """None before anything was planned."""
-    is_followed: bool = True
-    """Whether a process runs `replay --follow`."""
+    undrained: str | None = None
+    """Why the outbox is not drained; None while it is, or there is none."""
     as_of: str | None = None
     """Everything that Mem0 had at this time is in Spectron, except for users who are behind."""
     reconciled: Reconciled | None = None
@@ -143,7 +143,7 @@ async def gather(
         mapping=mapping,
         dump=read_manifest(dump),
         ledger=facts,
-        is_followed=is_followed(store),
+        undrained=why_undrained(store) if state.catch_up == "outbox" else None,
         as_of=routing.as_of if routing is not None and is_of_this_cutover else None,
         reconciled=read_last_result(store),
         report=report,

@@ -41,7 +41,6 @@ from spectron_migrate.cutover.next_step import GATED_STEPS, GatedStep
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.records import Json, counted
 from spectron_migrate.state.cutover_state import acceptance_mark
-from spectron_migrate.state.following import UNDRAINED
 from spectron_migrate.state.processes import GATE_DAYS
 
 ATTACHED_WITHIN_S = 3600.0
@@ -175,8 +174,8 @@ def _lag(evidence: Evidence) -> GateResult:
     lag_s = round(_age_s(evidence.now, evidence.as_of), 1)
     if lag_s <= evidence.max_lag_s:
         return passed(lag_s, evidence.max_lag_s)
-    if evidence.state.catch_up == "outbox" and not evidence.is_followed:
-        return failed(lag_s, evidence.max_lag_s, UNDRAINED)
+    if evidence.undrained is not None:
+        return failed(lag_s, evidence.max_lag_s, evidence.undrained)
     hint = "is spectron-migrate replay --follow running? if its rounds take longer, raise cutover.max_lag"
     return failed(lag_s, evidence.max_lag_s, hint)
 

@@ -10,7 +10,7 @@ from spectron_migrate.cutover.next_step import next_share
 from spectron_migrate.records import Json, counted
 from spectron_migrate.state import processes
 from spectron_migrate.state.cutover_state import CutoverState, Step
-from spectron_migrate.state.following import FOLLOW_FILE, UNDRAINED, is_followed
+from spectron_migrate.state.following import FOLLOW_FILE, is_followed, why_undrained
 from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.late_writes import LateWrites, last_late_writes
 from spectron_migrate.state.routing import read_routing
@@ -36,8 +36,8 @@ def cutover_status(store: Path | StateStore, *, now: datetime) -> dict[str, Json
     if as_of is None and followed is not None:
         as_of = followed.get("as_of")
     problem = followed.get("problem") if followed is not None and following else None
-    if state.is_under_way and state.catch_up == "outbox" and not following:
-        problem = UNDRAINED
+    if state.is_under_way and state.catch_up == "outbox":
+        problem = why_undrained(store)
     lag = None if as_of is None or state.phase == "complete" else (now - datetime.fromisoformat(as_of)).total_seconds()
     return {
         "migration": state.migration or None,

@@ -31,6 +31,9 @@ class Budget(Protocol):
     def give_back_sends(self, unused: int) -> None:
         """Return reserved sends that were not used."""
 
+    async def sends_left(self) -> int:
+        """How many sends nobody has reserved; 0 where there is no limit."""
+
     async def allows_tokens(self, total: int) -> bool:
         """Whether this process may spend this many tokens in all."""
 
@@ -58,6 +61,10 @@ class OwnBudget:
         """Return unused sends."""
         if self._sends is not None:
             self._sends += unused
+
+    async def sends_left(self) -> int:
+        """How many are not reserved."""
+        return self._sends or 0
 
     async def allows_tokens(self, total: int) -> bool:
         """Whether the limit is not exceeded."""
@@ -92,6 +99,10 @@ class SharedBudget:
         if self._has_sends and unused:
             self._writer.post(lambda ledger: _workers(ledger).give_back(sends=unused))
 
+    async def sends_left(self) -> int:
+        """How many no process has reserved."""
+        return await self._writer.grouped(lambda ledger: _workers(ledger).sends_left()) if self._has_sends else 0
+
     async def allows_tokens(self, total: int) -> bool:
         """Whether enough is reserved, or could be."""
         if not self._has_tokens or total <= self._granted:
@@ -105,7 +116,7 @@ class SharedBudget:
         unspent, self._granted = self._granted - spent, spent
         if self._has_tokens and unspent:
             _workers(ledger).give_back(tokens=unspent)
-        return self._has_sends and not _workers(ledger).has_sends()
+        return self._has_sends and not _workers(ledger).sends_left()
 
 
 class SharedPace:

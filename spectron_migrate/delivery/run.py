@@ -120,6 +120,8 @@ class Run:
     """Whether applications write to the same scopes."""
     is_out_of_sends: bool = False
     """Whether the whole allowance is reserved: then lanes are begun only to decide what is in doubt."""
+    left_lanes: bool = False
+    """Whether lanes were left because the whole allowance was reserved."""
     lanes_elsewhere: set[str] = field(default_factory=set)
     """Lanes that other processes had when this one wanted them."""
     in_doubt: set[int] = field(default_factory=set)
@@ -215,6 +217,7 @@ class Run:
         """Reserve up to this many sends, so that no other lane takes them."""
         reserved = await self.budget.take_sends(wanted)
         self.is_out_of_sends = wanted > 0 and not reserved
+        self.left_lanes |= self.is_out_of_sends
         return reserved
 
     def release_sends(self, unused: int) -> None:

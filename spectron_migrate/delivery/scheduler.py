@@ -61,14 +61,24 @@ async def _queue_lanes(run: Run, queue: asyncio.Queue[str | None], workers: int)
     large = await run.writer.grouped(lanes.large_lanes, run.plan, least=LARGE, most=workers)
     for lane in large:
         await queue.put(lane)
-    queued = set(large)
+    before, left = 0, await _queue_once(run, queue, queued=set(large))
+    while left and left != before:
+        # What some lanes had reserved and did not use may be sent from those that were left.
+        run.is_out_of_sends = run.left_lanes = False
+        before, left = left, await _queue_once(run, queue, queued=set())
+    for _ in range(workers):
+        await queue.put(None)
+
+
+async def _queue_once(run: Run, queue: asyncio.Queue[str | None], *, queued: set[str]) -> int:
+    """All lanes, until they are done; returns how many memories may still be sent from lanes that were left."""
     first = await run.writer.grouped(lanes.random_lane) if run.ledger.workers is not None else None
     await _queue_from(run, queue, queued, after=first)
     if first is not None:
         await _queue_from(run, queue, queued, until=first)
         await _queue_those_of_others(run, queue)
-    for _ in range(workers):
-        await queue.put(None)
+    await queue.join()
+    return await run.budget.sends_left() if run.left_lanes and not run.should_stop() else 0
 
 
 async def _queue_from(

@@ -91,6 +91,8 @@ class Stream:
         try:
             while not run.should_stop():
                 facts = await self._feed.take(BATCH_SIZE if run.batches else INTENTS_PER_COMMIT)
+                if facts and facts[0].selector in run.stopped_scopes:
+                    return  # of `none` facts the feed gives no such
                 allowed = await run.reserve_sends(len(facts))
                 self._feed.give_back(facts[allowed:])
                 # If nothing is left of the allowance, other lanes have reserved it and are sending.

@@ -175,10 +175,10 @@ class Workers:
         """Return to the run what was reserved and not used."""
         self._database.execute("UPDATE work SET sends = sends + ?, tokens = tokens + ?", (sends, tokens))
 
-    def has_sends(self) -> bool:
-        """Whether more memories may be sent."""
+    def sends_left(self) -> int:
+        """How many more memories may be sent, where there is a limit."""
         row = self._database.execute("SELECT sends FROM work WHERE id = 1").fetchone()
-        return row["sends"] is None or row["sends"] > 0
+        return int(row["sends"] or 0)
 
     def take_turns(self, count: int, gap_s: float) -> float:
         """Reserve the next turns for requests, `gap_s` apart among all processes; seconds until the first one."""

@@ -45,6 +45,12 @@ WAIT_S = 1.0
 """How often a process that waits for the one that follows looks whether it still does."""
 BUSY_S = 1.0
 """The pause before the next drain where another process holds the ledger."""
+LONG_BUSY_S = 5.0
+"""After this time it is no step of a cutover, and is reported."""
+HELD = (
+    "while another command writes the ledger nothing is drained, and after cutover.max_lag everybody is read from Mem0"
+)
+"""What a replay beside the process that follows costs."""
 NOTE_EVERY_S = 10.0
 """How often `after_changes` is called for drains, at least; it is given at most a twentieth of the time."""
 RECONCILING_SHARE = 1 / 3
@@ -128,6 +134,8 @@ class Follow:
         """How long the last round took."""
         self._publish_at = float("-inf")
         self._lines = FollowLines(reporter, clock=clock, now=now)
+        self._busy_since: float | None = None
+        """Since when another process has held the ledger."""
 
     def interrupt(self, code: ExitCode) -> None:
         """Finish what is in flight, begin nothing more."""
@@ -210,7 +218,8 @@ class Follow:
                 done = await self._rounds.round(api, compare=compare)
         except (Unreachable, Incomplete, LedgerLocked) as error:
             publish_routing(self._settings.state, now=self._stamp())
-            return self._trouble(error.message)
+            is_held = isinstance(error, LedgerLocked) and self._rounds.drains_outbox()
+            return self._trouble(f"{HELD}: {error.message}" if is_held else error.message)
         except Interrupted:
             return 0.0
         self._totals.add(done)
@@ -252,10 +261,11 @@ class Follow:
         try:
             async with round_lock(self._settings.state, sleep=self._sleep, patience_s=0.0):
                 drained = await self._rounds.drain(api)
-        except LedgerLocked:
-            return BUSY_S
+        except LedgerLocked as error:
+            return self._busy(error.message)
         except Unreachable as error:
             return self._trouble(error.message, longest_s=STOPPED_S)
+        self._busy_since = None
         if drained is None or drained.unknown:  # no base yet, or only a round finds some results
             self._round_at = min(self._round_at, self._clock() + self._rest(self._round_s))
         if drained is None:
@@ -266,6 +276,15 @@ class Follow:
         if self._lines.show_drain(drained):
             self._keep()
         return DRAIN_EVERY_S
+
+    def _busy(self, why: str) -> float:
+        """Report once that replays keep the outbox from being drained; returns the seconds to pause."""
+        now = self._clock()
+        if self._busy_since is None:
+            self._busy_since = now
+        if now - self._busy_since >= LONG_BUSY_S and self._problem is None:
+            self._trouble(f"{HELD}: {why}")
+        return BUSY_S
 
     def _rest(self, took_s: float) -> float:
         """The pause after a round, short enough that `routing.json` is renewed before it runs out."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spectron_migrate.state.store import StateStore, store_at
+from spectron_migrate.state.store import StateStore, read_object, store_at
 
 FOLLOW_FILE = "follow.json"
 """What the follower last reported."""
@@ -20,3 +20,14 @@ UNDRAINED = (
 def is_followed(state: Path | StateStore) -> bool:
     """Whether a living process runs `replay --follow` on this state."""
     return store_at(state).is_locked(FOLLOW_LOCK)
+
+
+def why_undrained(state: Path | StateStore) -> str | None:
+    """Why what was captured does not reach Spectron, as far as the process that follows has said; None while it does.
+
+    Ask only where an outbox is filled.
+    """
+    if not is_followed(state):
+        return UNDRAINED
+    problem = (read_object(state, FOLLOW_FILE) or {}).get("problem")
+    return str(problem) if problem else None

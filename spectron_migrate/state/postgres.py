@@ -253,9 +253,9 @@ class PostgresState:
         return bool(self.look(lambda db: db.execute("SELECT 1 FROM journal WHERE name = ?", (name,)).fetchall(), []))
 
     def has_begun(self) -> bool:
-        """Whether the schema holds a ledger; whoever looks at a schema makes the other tables."""
+        """Whether the schema holds a ledger; it may have tables of the state without one."""
         statement = "SELECT 1 FROM format WHERE part != ?"
-        return self.again(lambda db: db.execute(statement, (PART,)).fetchone()) is not None
+        return self.connection.ask(lambda db: is_made(db) and db.execute(statement, (PART,)).fetchone() is not None)
 
     # -- locks --
 

@@ -118,7 +118,7 @@ class PostgresCallLog:
 
     def connect(self, patience_s: float) -> None:
         """Connect, which takes longer than a call may wait."""
-        self._thread.run(lambda: self._state.again(lambda db: self._server_time(db, 0.0)), patience_s)
+        self._thread.run(lambda: self._state.ask(lambda db: self._server_time(db, 0.0)), patience_s)
 
     def append(self, line: str) -> None:
         """Append a line; after an error it may be there, but then before every line of a later call."""
@@ -146,7 +146,7 @@ class PostgresCallLog:
     @property
     def size(self) -> int:
         """The position after the last line."""
-        return self._ask("SELECT coalesce(max(position), 0) + 1 FROM call_line")
+        return self._position("SELECT coalesce(max(position), 0) + 1 FROM call_line")
 
     @property
     def name(self) -> str:
@@ -156,14 +156,12 @@ class PostgresCallLog:
     def lines_from(self, start: int) -> list[tuple[bytes, int]]:
         """Lines from this position on, each with the next position."""
         statement = "SELECT position, line FROM call_line WHERE position >= ? ORDER BY position LIMIT ?"
-        rows = self._thread.run(
-            lambda: self._state.again(lambda db: db.execute(statement, (start, MOST_LINES)).fetchall()), self._budget_s
-        )
+        rows: list[Any] = self._look(lambda db: db.execute(statement, (start, MOST_LINES)).fetchall(), [])
         return [(row["line"].encode(), row["position"] + 1) for row in rows]
 
     def first_line(self) -> int:
         """The position of the first row."""
-        return self._ask("SELECT coalesce(min(position), 1) FROM call_line")
+        return self._position("SELECT coalesce(min(position), 1) FROM call_line")
 
     def sync(self) -> None:
         """Every row is durable."""
@@ -172,9 +170,7 @@ class PostgresCallLog:
         """Remove rows before this position that are old enough."""
         statement = "DELETE FROM call_line WHERE position < ? AND at < now() - make_interval(secs => ?)"
         with suppress(StateUnreachable):  # the next drain removes them
-            self._thread.run(
-                lambda: self._state.again(lambda db: db.execute(statement, (end, KEPT_S)).rowcount), self._budget_s
-            )
+            self._look(lambda db: db.execute(statement, (end, KEPT_S)).rowcount, 0)
 
     def close(self) -> None:
         """End the connection and the thread; may be called twice."""
@@ -185,6 +181,9 @@ class PostgresCallLog:
         """In a child process: thread and connection are the parent's."""
         self._begin()
 
-    def _ask(self, statement: str) -> int:
-        row = self._thread.run(lambda: self._state.again(lambda db: db.execute(statement).fetchone()), self._budget_s)
+    def _look(self, ask: Callable[[PostgresDatabase], _T], nothing: _T) -> _T:
+        return self._thread.run(lambda: self._state.look(ask, nothing), self._budget_s)
+
+    def _position(self, statement: str) -> int:
+        row: Any = self._look(lambda db: db.execute(statement).fetchone(), (1,))
         return int(row[0])

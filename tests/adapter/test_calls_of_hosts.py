@@ -132,11 +132,12 @@ def test_a_call_before_the_log_is_open_is_made_counted_and_known_to_others_later
     own = OwnFile(state)
     calls = ProcessCalls(state, lambda: own.token)
     assert calls.must_wait("bob", Host.now() + 60), "what others note cannot be seen"
+    before = Host.now()
     call = calls.note_begin(1, 3, Host.now(), ALICE, capture=True)
     calls.note_end(call, Host.now(), FOUND, ALICE, capture=True)
     assert 1 == calls.unnoted
     wait_until(lambda: (calls.maintain(as_of=0.0, drained=True), not calls._owed and calls._token)[1])
-    assert hosts[1].waits(ALICE, Host.now() - 1)
+    assert hosts[1].waits(ALICE, before)
     batch = outbox.batch(9, datetime.now(UTC))
     assert [ALICE] == [subject for _, subject in batch.unknown]
     call = calls.note_begin(2, 3, Host.now(), ALICE, capture=True)

@@ -94,6 +94,7 @@ def test_a_database_whose_tables_are_gone_ends_no_heartbeat(
     postgres: str, postgres_state: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = PostgresState(parse_location(postgres_state))
+    state.write("verdict", b"{}")
     heartbeat = Heartbeat(state, RoutingReader(state), ProcessCounters(), Guard(GuardSettings(), clock=time.monotonic))
     heartbeat.beat()
     with psycopg.connect(postgres, autocommit=True) as db:

@@ -17,11 +17,12 @@ from spectron_migrate.cutover.gates import evaluate_gates
 from spectron_migrate.cutover.status import cutover_status
 from spectron_migrate.errors import NotLegal
 from spectron_migrate.mapping import load_mapping
+from spectron_migrate.migration.follow import HELD
 from spectron_migrate.state.call_log import CallResult, CallSubject
-from spectron_migrate.state.following import FOLLOW_FILE, UNDRAINED
+from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK, UNDRAINED
 from spectron_migrate.state.outbox import Outbox
 from spectron_migrate.state.routing import Routing, read_routing
-from spectron_migrate.state.store import read_object
+from spectron_migrate.state.store import read_object, store_at, write_object
 from tests.adapter.drains import BEFORE, BOTH
 from tests.adapter.extracting import Extracting
 from tests.adapter.support import NotedCalls, Stage, begun, followed, ids, judged, stamp, texts, turns
@@ -211,7 +212,7 @@ def test_without_a_follower_the_outbox_stands_still_and_everybody_says_so(
     adapter.add("Said while nobody followed", user_id=stage.user, infer=False)
     assert ["Was here before the cutover began"] == turns(stage)
     for _ in range(2):  # a follower that is being restarted is no news
-        adapter._core.heartbeat._follower_check_at = float("-inf")
+        adapter._core.heartbeat._drain_check_at = float("-inf")
         adapter._core.heartbeat._warn_if_undrained(adapter._core.routing.current())
     assert 1 == caplog.text.count("run spectron-migrate replay --follow")
     told = cutover_status(stage.state, now=datetime.now(UTC) + timedelta(hours=1))
@@ -220,6 +221,26 @@ def test_without_a_follower_the_outbox_stands_still_and_everybody_says_so(
     assert "spectron-migrate replay --follow" == told["next"]
     evidence = asyncio.run(evidence_of(stage))
     assert [UNDRAINED] == [gate.hint for gate in evaluate_gates(evidence) if gate.name == "lag"]
+
+
+def test_while_a_replay_keeps_the_outbox_from_being_drained_everybody_says_so(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun(stage)
+    adapter = stage.adapter()
+    following = store_at(stage.state).try_lock(FOLLOW_LOCK)
+    assert following is not None
+    with following:
+        write_object(stage.state, FOLLOW_FILE, {"problem": HELD})
+        for _ in range(3):
+            adapter._core.heartbeat._drain_check_at = float("-inf")
+            adapter._core.heartbeat._warn_if_undrained(adapter._core.routing.current())
+        assert 1 == caplog.text.count(f"captured writes wait: {HELD}")
+        evidence = asyncio.run(evidence_of(stage))
+        assert [HELD] == [gate.hint for gate in evaluate_gates(evidence) if gate.name == "lag"]
+        write_object(stage.state, FOLLOW_FILE, {"problem": None})
+        evidence = asyncio.run(evidence_of(stage))
+        assert evidence.undrained is None
 
 
 async def evidence_of(stage: Stage) -> Evidence:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,15 @@ import pytest
 from spectron_migrate.database.location import parse_location
 from spectron_migrate.errors import NotLegal
 from spectron_migrate.ledger import Ledger
+from spectron_migrate.state.cutover_state import Step
 from spectron_migrate.state.journal import FILE as JOURNAL
+from spectron_migrate.state.journal import record_step
+from spectron_migrate.state.postgres import PostgresState
+from spectron_migrate.state.processes import read_processes
 from spectron_migrate.state.routing import FILE
 from spectron_migrate.state.routing_reader import RoutingReader, RoutingUnreadable
 from spectron_migrate.state.store import store_at
-from tests.adapter.support import TEA, Stage, Untouchable, texts
+from tests.adapter.support import TEA, Stage, Untouchable, stamp, texts
 from tests.support.spectron import turns_of
 from tests.support.waiting import wait_until
 
@@ -276,6 +281,37 @@ def test_a_schema_in_which_no_migration_began_refuses_writes(postgres_state: str
         wait_until(lambda: adapter._core.routing.unreadable is None)
         adapter.add(SAID, user_id=stage.user, infer=False)
     assert [SAID] == in_mem0(stage)
+
+
+@pytest.mark.ledger_file  # it names a database itself
+@pytest.mark.parametrize("kind", ["adapter", "async_adapter"])
+def test_an_application_makes_no_schema(postgres: str, postgres_state: str, stage: Stage, kind: str) -> None:
+    """A mistyped address must not become a state that others would find."""
+    adapter = getattr(stage, kind)(state=postgres_state)
+    core = adapter._core
+    core.routing.fetch()
+    core.heartbeat.begin()
+    core.process_calls.maintain(as_of=0.0, drained=False)
+    core.process_calls.maintain(as_of=0.0, drained=True)
+    assert core.process_calls.must_wait(stage.user, 0.0)
+    core.heartbeat.beat()
+    core.close()
+    with pytest.importorskip("psycopg").connect(postgres) as db:
+        schema = parse_location(postgres_state).schema
+        assert [] == db.execute("SELECT nspname FROM pg_namespace WHERE nspname = %s", (schema,)).fetchall()
+
+
+@pytest.mark.ledger_file  # it names a database itself
+def test_an_application_that_began_before_the_migration_reports_itself_once_it_has_begun(
+    postgres_state: str, stage: Stage
+) -> None:
+    adapter = stage.adapter(state=postgres_state)
+    adapter._core.heartbeat.beat()
+    with closing(PostgresState(parse_location(postgres_state))) as state:
+        assert not read_processes(state).measured
+        record_step(state, Step("start", stamp(), "a test", migration=stage.migration))
+        adapter._core.heartbeat.beat()
+        assert 1 == len(read_processes(state).reports)
 
 
 @pytest.mark.parametrize("phase", ["before", "started", "complete"])

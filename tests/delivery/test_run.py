@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
 
+from spectron_migrate.delivery.run import Run
 from spectron_migrate.delivery.scheduler import PAGE
 from spectron_migrate.delivery.tokens import estimate_tokens
 from spectron_migrate.dump import open_any
@@ -53,6 +55,37 @@ def test_a_limit_holds_over_all_lanes_together(spectron: RunningServer, user: st
     assert ExitCode.LIMIT == summary.exit_code
     assert 5 == summary.written
     assert 75 == summary.remaining
+
+
+@pytest.mark.both_engines
+def test_what_a_lane_reserved_and_did_not_send_is_sent_from_a_lane_that_found_nothing_left(
+    spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [memory(number, f"{user}{letter}") for letter in "ab" for number in range(3)]
+    dump = write_raw(tmp_path / "all.json", rows)
+    found_nothing = threading.Event()
+    reserve = Run.reserve_sends
+    forbidden: list[str] = []
+
+    async def reserving(run: Run, wanted: int) -> int:
+        reserved = await reserve(run, wanted)
+        if wanted and not reserved:
+            found_nothing.set()
+        return reserved
+
+    def forbid_the_first(seen: Seen) -> Fault:
+        if forbidden or not (seen.method == "POST" and seen.path.endswith("/sessions")):
+            return "none"
+        forbidden.append(seen.path)
+        assert found_nothing.wait(120)
+        return refusing(403, "not in your region")
+
+    monkeypatch.setattr(Run, "reserve_sends", reserving)
+    with misbehaving(spectron.base_url, forbid_the_first) as proxy:
+        options = ReplayOptions(limit=3)
+        summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url, options=options)
+    assert 1 == len(forbidden)
+    assert 3 == summary.written
 
 
 def test_once_a_limit_is_used_up_no_more_lanes_are_looked_at(

@@ -14,19 +14,21 @@ from typing import Any
 
 import pytest
 
+from spectron_migrate.cutover.status import cutover_status
 from spectron_migrate.errors import ExitCode, LedgerLocked, Unreachable
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.drain_outbox import Drained
+from spectron_migrate.migration.follow import HELD
 from spectron_migrate.migration.reconcile import read_last_result as last_reconciled
 from spectron_migrate.migration.rounds import Rounds
 from spectron_migrate.records import format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.call_log import CallLog, CallSubject, unknown_line
 from spectron_migrate.state.cutover_state import Step
-from spectron_migrate.state.following import FOLLOW_FILE, is_followed
+from spectron_migrate.state.following import FOLLOW_FILE, is_followed, why_undrained
 from spectron_migrate.state.journal import record_step
 from spectron_migrate.state.routing import name_of, read_routing
 from spectron_migrate.state.store import read_object
@@ -306,6 +308,44 @@ def test_an_outbox_is_drained_between_rounds_and_mem0_is_read_on_the_timer(scene
     age = scene.time.moment - datetime.fromisoformat(routing.as_of or "")
     assert age.total_seconds() < 2
     assert frozenset() == routing.behind
+
+
+@pytest.mark.both_engines
+def test_what_a_replay_beside_it_costs_is_said_until_it_has_ended(scene: Scene) -> None:
+    begin_by_outbox(scene)
+    scene.put(1, "one")
+    scene.follow(max_seconds=20)
+    ledger = Ledger.open_for_delivery(scene.state)
+    if ledger.workers is not None:
+        assert ledger.workers.try_join()
+        ledger.workers.let_others_join()
+    held = [ledger]
+    told: list[str | None] = []
+    began = scene.time.clock()
+
+    async def beside(seconds: float) -> None:
+        if scene.time.clock() - began > 10 and held:
+            assert f"{HELD}: the ledger in " in (why_undrained(scene.state) or "")
+            status = cutover_status(scene.state, now=scene.time.moment)
+            assert status is not None
+            told.append(status["problem"])
+            held.pop().close()
+        await scene.time.sleep(seconds)
+
+    follow = scene.follower(max_seconds=30, sleep=beside)
+    follow._round_at = scene.time.clock() + 600  # it has read Mem0, and only drains
+
+    async def run() -> None:
+        async with scene.api() as api:
+            await follow.run(api)
+
+    asyncio.run(run())
+    assert 1 == len(told)
+    assert f"is being written by process {os.getpid()}" in (told[0] or "")
+    assert 1 == sum(HELD in line for line in scene.reporter.lines)
+    after = read_object(scene.state, FOLLOW_FILE)
+    assert after is not None
+    assert after["problem"] is None
 
 
 @pytest.mark.ledger_file

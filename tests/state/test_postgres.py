@@ -10,6 +10,7 @@ import pytest
 from spectron_migrate.adapter.heartbeat import UNCHANGED_S
 from spectron_migrate.database.location import PostgresLocation, parse_location
 from spectron_migrate.errors import ExitCode
+from spectron_migrate.ledger import Ledger
 from spectron_migrate.state.cutover_state import Step
 from spectron_migrate.state.journal import FILE, CaughtUp, publish_routing, read_journal, record_step
 from spectron_migrate.state.postgres import PostgresState
@@ -91,6 +92,15 @@ def test_a_step_whose_commit_was_not_answered_is_looked_for(
     assert 2 == record_step(state, replace(START, step="revert")).epoch
     assert 2 == len(state.lines(FILE))
     assert 2 == read_journal(state).state.epoch
+
+
+def test_asking_whether_a_migration_has_begun_makes_no_schema(state: PostgresState) -> None:
+    assert not state.has_begun()
+    assert not state.is_there()
+    record_step(state, START)
+    assert not state.has_begun(), "it has no ledger yet"
+    with Ledger.open_for_writing(state):
+        assert state.has_begun()
 
 
 def test_an_older_routing_does_not_replace_a_newer_one(state: PostgresState) -> None:
