@@ -321,6 +321,21 @@ def test_a_key_of_the_callers_is_kept_on_the_wire(spectron: RunningServer, user:
     assert ["once"] == [turn.content for turn in turns_of(spectron, user)]
 
 
+def test_a_key_of_the_callers_stores_a_text_once_also_from_a_new_process(spectron: RunningServer, user: str) -> None:
+    """A new process has a new session: the server refuses a key that it knows, and stores the text under another."""
+
+    async def remember(text: str, key: str) -> None:
+        async with client(spectron).sessions.create(scope={"user": user}) as session:
+            await session.remember(text, key=key)
+
+    run(lambda: remember("stored before the process died", "note-1"))
+    with pytest.raises(InputError, match="refused the text"):
+        run(lambda: remember("stored before the process died", "note-1"))
+    run(lambda: remember("never left the process that died", "note-2"))
+    stored = sorted(turn.content for turn in turns_of(spectron, user))
+    assert ["never left the process that died", "stored before the process died"] == stored
+
+
 def test_a_write_in_flight_is_waited_for_as_long_as_it_may_take(spectron: RunningServer, user: str) -> None:
     waited: list[float] = []
 

@@ -99,9 +99,7 @@ class ListedStore:
         raise NotImplementedError
 
     def changes(self, history: HistoryFile | None) -> ChangesReader | None:
-        """After `pages` has ended: a reader of what changes from then on, which takes `history` over; None if the store
-        cannot tell.
-        """
+        """After `pages` has ended: a reader of later changes, which takes `history` over; None if it cannot tell."""
         return None
 
     def may_write(self) -> bool | None:
