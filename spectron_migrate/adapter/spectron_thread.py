@@ -1,7 +1,7 @@
-"""Queries to Spectron from an application's threads: one event loop in a thread of its own, few at once, one try each.
+"""Queries to Spectron from an application's threads: one event loop in a thread of its own, few queries at once.
 
-A search of an application must not wait for retries or for a server that hangs. A query without an answer in time has
-failed. While too many queries are under way, the next one fails at once.
+While Mem0 can still answer, a search must not wait for retries or for a server that hangs: it has one try, and without
+an answer in time it has failed. While too many queries are under way, the next one fails at once.
 """
 
 from __future__ import annotations
