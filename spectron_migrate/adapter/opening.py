@@ -24,7 +24,7 @@ _log = logging.getLogger("spectron_migrate.adapter")
 
 
 def settings_of(config: str | Path | None, *, state: str | Path | None, mapping: str | Path | None) -> Settings:
-    """The settings, with a state directory that stays the same where the application changes its own later."""
+    """The settings; the state directory stays the same even if the application changes its working directory."""
     overrides = {"state": _text(state), "mapping": _text(mapping)}
     settings = load_settings(Path(config) if config else None, env=os.environ, overrides=overrides)
     place = settings.state
@@ -32,9 +32,9 @@ def settings_of(config: str | Path | None, *, state: str | Path | None, mapping:
 
 
 def use_if_possible(place: Path | PostgresLocation) -> None:
-    """Note that the state is used; raises for one that was moved, or is being copied.
+    """Record that the state is used; raises if it was moved, or is being copied.
 
-    Any other trouble is left: the routing cannot be read there either, which each write says.
+    Any other problem is left alone: the routing cannot be read there either, and each write says so.
     """
     try:
         use_state(place)
@@ -52,7 +52,7 @@ def warn_of_unused_mappings(settings: Settings, mapping: ScopeMapping) -> None:
 
 
 def routing_reader(routing: str | Path | None, state: StateStore, settings: Settings) -> RoutingReader:
-    """The reader of the named routing, else of the state's; raises InputError for one that it cannot read."""
+    """The reader of the named routing, or else of the state's; raises InputError if it cannot be read."""
     named = bool(routing) or settings.state_is_named
     try:
         return RoutingReader(str(routing) if routing else state.folder or state, state=state.folder, named=named)

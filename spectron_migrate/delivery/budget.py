@@ -32,7 +32,7 @@ class Budget(Protocol):
         """Return reserved sends that were not used."""
 
     async def sends_left(self) -> int:
-        """How many sends nobody has reserved; 0 where there is no limit."""
+        """How many sends nobody has reserved; 0 if there is no limit."""
 
     async def allows_tokens(self, total: int) -> bool:
         """Whether this process may spend this many tokens in all."""

@@ -153,7 +153,7 @@ async def _recover_around_ended(run: Run, facts: Sequence[IntendedFact]) -> Send
 class _Recovery:
     """Decides one fact in doubt.
 
-    `candidate`: the unclaimed turn that is probably this fact's, by its position; None where the listing has none.
+    `candidate`: the unclaimed turn that is probably this fact's, by its position; None if the listing has none.
     """
 
     def __init__(self, run: Run, fact: IntendedFact, candidate: Turn | None, turns_of_later_facts: set[str]) -> None:

@@ -176,7 +176,7 @@ def plan_gone(ledger: Ledger, facts: Sequence[int]) -> None:
 
 
 def plan_rest_of_batch(ledger: Ledger, batch_of: int) -> None:
-    """Some facts of a batch were found in another session: plan its undecided facts again."""
+    """A fact of a batch was found in another session: plan the undecided others again."""
     rows = ledger.db.execute(
         "SELECT id FROM fact WHERE state = 'intended' AND batch = (SELECT batch FROM fact WHERE id = ?) AND id != ?",
         (batch_of, batch_of),

@@ -129,7 +129,7 @@ def last_runs(ledger: Ledger) -> list[LastRun]:
 
 
 def last_run(ledger: Ledger) -> LastRun | None:
-    """The newest run; None where there was none yet."""
+    """The newest run; None if there was none yet."""
     return next(iter(last_runs(ledger)), None)
 
 

@@ -108,7 +108,7 @@ class Workers:
     def ask_for_lane(self, lane: str) -> Callable[[], bool]:
         """Take a lane, if nobody has it. The next statement sees what the lane's last owner committed.
 
-        The result says whether it was taken once it is called, so the next statement can be sent at once.
+        Call the result to learn whether it was taken. The next statement can be sent before that.
         """
         self._freed.discard(lane)
         if lane in self._held:
@@ -176,7 +176,7 @@ class Workers:
         self._database.execute("UPDATE work SET sends = sends + ?, tokens = tokens + ?", (sends, tokens))
 
     def sends_left(self) -> int:
-        """How many more memories may be sent, where there is a limit."""
+        """How many more memories may be sent, if there is a limit."""
         row = self._database.execute("SELECT sends FROM work WHERE id = 1").fetchone()
         return int(row["sends"] or 0)
 

@@ -120,7 +120,7 @@ def read_sought(ledger: Ledger, facts: Sequence[int]) -> list[SoughtFact]:
 
 
 def any_fact(ledger: Ledger, selector: int) -> SoughtFact | None:
-    """A fact of a memory in this selector, whatever became of it."""
+    """A fact of a memory in this selector, in any state."""
     row = ledger.db.execute(
         f"{_FACT} WHERE selector = ? AND EXISTS (SELECT 1 FROM memory WHERE memory.mem0_id = version.mem0_id) LIMIT 1",
         (selector,),

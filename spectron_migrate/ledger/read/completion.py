@@ -25,7 +25,7 @@ _QUERIES: dict[IdKind, str] = {
 
 
 def ids_beginning_with(prefix: str, kind: IdKind, state: Path) -> list[str]:
-    """At most 50 ids in the ledger of a state directory, sorted; none where there is none. Raises nothing."""
+    """At most 50 ids in the ledger of a state directory, sorted; none if there is no ledger. Raises nothing."""
     deadline = time.monotonic() + TIME_LIMIT_S
     found: set[str] = set()
     # It is no ledger of this format, or the time is up: what was found so far is returned.
