@@ -17,6 +17,7 @@ import pytest
 
 from spectron_migrate.database.location import parse_location
 from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.migration import reconcile
 from spectron_migrate.rehearsal.store import make_store
 from spectron_migrate.rehearsal.subprocesses import clean_environment
 from spectron_migrate.state.following import FOLLOW_FILE
@@ -96,8 +97,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["directory", "postgres"])
-def workplace(request: pytest.FixtureRequest, store: Path, tmp_path: Path) -> Iterator[Workplace]:
+def workplace(
+    request: pytest.FixtureRequest, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Workplace]:
     """A Spectron of its own, and settings that name it: in one directory, or in two that share a state in Postgres."""
+    monkeypatch.setattr(reconcile, "QUIET_PAUSE_S", 0.1)  # nobody writes to this store
     is_shared = request.param == "postgres"
     place = request.getfixturevalue("postgres_state") if is_shared else ""
     folders = (tmp_path / "a", tmp_path / "b") if is_shared else (tmp_path / "a",)
@@ -223,6 +227,7 @@ def test_after_an_abort_everything_is_read_from_mem0(workplace: Workplace) -> No
     assert ["start", "abort"] == [step["step"] for step in cutover["steps"]]
 
 
+@pytest.mark.parametrize("workplace", ["directory"], indirect=True)
 def test_a_gate_names_its_command_as_it_must_be_typed_here(workplace: Workplace) -> None:
     """With `--state` the commands of its hints need `--state` as well, all of them."""
     workplace.run("cutover start --state elsewhere")

@@ -104,7 +104,7 @@ def test_every_step_of_a_cutover(server: RunningServer, run_json: Run) -> None:
     assert {} == run_json("status")["states"]
     run_json("export")
     assert run_json("replay")["will_not_expire"]
-    assert run_json("replay --follow --max-seconds 4", 0, 8)["rounds"]
+    assert run_json("replay --follow --max-seconds 1", 0, 8)["rounds"]
     run_json("dual-verify --sample 5", 0, 5)
     assert run_json("cutover check", 0, 4, 5)["gates"]
     run_json("cutover accept will_not_expire --reason known")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from spectron_migrate.local.testing import running_server
+from spectron_migrate.migration import reconcile
 from spectron_migrate.rehearsal import store
 from spectron_migrate.rehearsal.subprocesses import clean_environment
 from tests.operator.console import shown
@@ -79,12 +80,13 @@ class Operator:
 
     def until_ready(self, words: list[str]) -> dict[str, Any]:
         """Asks again until it ends with 0: following and comparing take a while."""
-        wait_until(lambda: self.types(words)[0] == 0, every_s=1.0, said=lambda: self.said[-1])
+        wait_until(lambda: self.types(words)[0] == 0, every_s=0.2, said=lambda: self.said[-1])
         return self.said[-1][2]
 
 
 @pytest.fixture
 def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Operator]:
+    monkeypatch.setattr(reconcile, "QUIET_PAUSE_S", 0.1)  # nobody writes to this store
     folder = tmp_path / "work"
     shutil.copy(small_store(folder / "mem0", monkeypatch), folder / "mem0.yaml")  # JSON is YAML too
     with running_server(tmp_path / "spectron", context="runbook") as server:
