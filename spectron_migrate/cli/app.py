@@ -36,7 +36,7 @@ COMMANDS = {
     "dual-verify": "Compare Mem0 and Spectron: a verdict.",
     "status": "Show the state of the migration and the next command.",
     "explain": "Show what became of a memory or a user, with the evidence.",
-    "erase": "Remove what a replay wrote, where that can be done exactly.",
+    "erase": "Remove what a replay wrote, from small scopes that hold nothing else.",
     "local": "Serve a local Spectron.",
     "state": "Move the state to another place, or back it up.",
     "cutover": "Move reads to Spectron, and back within a second; then writes, for good.",

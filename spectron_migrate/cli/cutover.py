@@ -71,9 +71,11 @@ def check(options: GlobalOptions) -> int:
 
     Example: spectron-migrate cutover check --json
     """
-    return run_command(
-        "cutover", options, partial(run, step=lambda inputs: inputs.with_api_if_set(inputs.cutover.check))
-    )
+
+    def step(inputs: StepInputs) -> StepResult:
+        return inputs.with_api_if_set(inputs.cutover.check)
+
+    return run_command("cutover", options, partial(run, step=step, is_check=True))
 
 
 @app.command("shift", cls=SectionedCommand, short_help="Read a percentage of users from Spectron.")
@@ -123,12 +125,15 @@ def accept(
     gate: Annotated[
         str,
         typer.Argument(
-            help="base, refused, moved, verdict, will_not_expire, marker, application, calls, processes or soak.",
-            metavar="GATE[=ID…]",
+            help="base, refused, moved, verdict, will_not_expire, marker, application, calls, processes or soak;"
+            " GATE=ID: only this memory or process of it.",
+            metavar="GATE[=ID]",
         ),
     ],
-    more: Annotated[list[str] | None, typer.Argument(help="More ids.", metavar="[ID…]")] = None,
-    reason: ReasonOption = "",
+    more: Annotated[list[str] | None, typer.Argument(help="More of them, after GATE=ID.", metavar="[ID…]")] = None,
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why; recorded with the step.  [required]", metavar="TEXT")
+    ] = "",
 ) -> int:
     """Let a gate pass with the value it has now; who, when and why is recorded.
 
@@ -288,8 +293,8 @@ class StepInputs:
         return run_async(self.invocation, run_work())
 
 
-def run(invocation: Invocation, step: Callable[[StepInputs], StepResult]) -> CommandResult:
-    """Take one step of a cutover."""
+def run(invocation: Invocation, step: Callable[[StepInputs], StepResult], *, is_check: bool = False) -> CommandResult:
+    """Take one step of a cutover. `is_check`: it is about the gates, so each is shown in full."""
     from spectron_migrate.cutover.status import next_command
     from spectron_migrate.state.following import is_followed
 
@@ -300,7 +305,7 @@ def run(invocation: Invocation, step: Callable[[StepInputs], StepResult]) -> Com
     return CommandResult(
         result.exit_code,
         result.to_json(),
-        draw(result),
+        draw(result, is_check=is_check),
         migration=result.state.migration or None,
         next=next_command(
             result.state, following=is_followed(inputs.state), ready=result.ready, late=result.late_writes
@@ -336,14 +341,15 @@ def _migration_id(settings: Settings, state: StateStore) -> str:
     return expected
 
 
-def draw(result: StepResult) -> Iterator[RenderableType]:
+def draw(result: StepResult, *, is_check: bool = False) -> Iterator[RenderableType]:
     """The phase, the gates, and what to do about those that do not pass."""
     yield facts(f"Cutover: {result.note or result.state.phase}", _rows(result))
     from spectron_migrate.cutover.gates import gates_before
     from spectron_migrate.cutover.next_step import next_gated_step
 
     if result.gates:
-        yield from draw_gates(result.gates, gates_before(result.gates, next_gated_step(result.state)))
+        needed = gates_before(result.gates, result.refused or next_gated_step(result.state))
+        yield from draw_gates(result.gates, needed, later_in_full=is_check)
     if result.ready is False:
         yield plain("reads, and in the end writes, move to Spectron only when these gates pass", style="bold")
 

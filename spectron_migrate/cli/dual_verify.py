@@ -247,7 +247,19 @@ def _next(invocation: Invocation, summary: VerifySummary, settings: Settings) ->
     if summary.exit_code != ExitCode.DONE:
         recall = next(gate for gate in summary.gates if gate.name == "recall")
         return "spectron-migrate dual-verify --sample 1000" if recall.passed is None and recall.measured else None
+    if summary.report["options"]["users"]:  # the cutover needs a verification of everybody
+        return "spectron-migrate replay" if _is_partly_planned(invocation, settings) else "spectron-migrate dual-verify"
     cutover = read_journal(invocation.state).state
     if cutover.phase == "complete" or settings.mem0 is None or settings.mem0.kind == "files":
         return None
     return "spectron-migrate cutover check" if cutover.is_under_way else "spectron-migrate cutover start"
+
+
+def _is_partly_planned(invocation: Invocation, settings: Settings) -> bool:
+    """Whether the replay was of some users only, too."""
+    from spectron_migrate.cli.migration_state import find_unplanned
+    from spectron_migrate.ledger import Ledger
+    from spectron_migrate.ledger.runs import last_runs
+
+    with Ledger.open_for_reading(invocation.state) as ledger:
+        return find_unplanned(ledger, last_runs(ledger), settings.dump) is not None

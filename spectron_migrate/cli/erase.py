@@ -93,7 +93,7 @@ async def _erase(
             now = format_time(datetime.now(UTC))
             eraser = Eraser(ledger, api, invocation.state, migration=migration, now=now, reporter=reporter)
             erasable = await eraser.examine(scopes)
-            reporter.warn(CANNOT_SEE)
+            reporter.warn(f"cannot be seen, and {'would' if dry_run else 'will'} be erased too: {CANNOT_SEE}")
             if not dry_run:
                 forgotten = await _erase_confirmed(invocation, eraser, erasable, confirmed, server)
                 carry_last_replay(invocation, last_runs(ledger))

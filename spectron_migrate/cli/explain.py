@@ -41,8 +41,8 @@ def command(
 ) -> int:
     """Show what became of a memory, or of a user's memories, with the evidence on both sides.
 
-    It reads the dump, the mapping and the ledger, asks Spectron if the settings name it, and Mem0 if it can be
-    searched. It changes nothing. The page holds texts of memories.
+    It reads the dump, the mapping and the ledger, and asks Spectron (where the settings name it) and Mem0 (where it
+    can be searched). It changes nothing. The page holds texts of memories.
 
     Example: spectron-migrate explain 6f6d9f29-9dce-4ae8-86dc-4858abf1e354
     """

@@ -14,14 +14,19 @@ if TYPE_CHECKING:
 
     from spectron_migrate.cutover.gate_result import GateResult
 
+NOT_YET = "not yet"
 OUTCOMES = {"passed": "passed", "failed": "FAILED", "inconclusive": "undecided", "incomplete": "NOT COMPLETE"}
 _HELD = {"shift": "the next shift", "all": "a shift of all users", "complete": "complete"}
 _MICROSECONDS = re.compile(r"\.\d{6}Z")
 _STYLES = {"failed": "red", "inconclusive": "yellow", "incomplete": "red"}
 
 
-def draw_gates(gates: Sequence[GateResult], needed: Sequence[GateResult]) -> Iterator[RenderableType]:
-    """`needed`: those that the next step needs. The others are dim, because they are in nobody's way yet."""
+def draw_gates(
+    gates: Sequence[GateResult], needed: Sequence[GateResult], *, later_in_full: bool = True
+) -> Iterator[RenderableType]:
+    """`needed`: those that the next step needs. The others are dim, because they are in nobody's way yet; they have
+    their reasons only if `later_in_full`.
+    """
     passing = [gate for gate in gates if gate.passed]
     closed = [gate for gate in gates if not gate.passed]
     if not closed:
@@ -35,13 +40,19 @@ def draw_gates(gates: Sequence[GateResult], needed: Sequence[GateResult]) -> Ite
             yield plain(f"  {gate.name}: accepted by {_MICROSECONDS.sub('Z', gate.accepted_by)}", style="dim")
         elif gate.name == "soak" and isinstance(gate.limit, str):  # a cutover without a soak time must be seen
             yield plain(f"  {gate.name}: {gate.limit}", style="yellow")
-    for gate in sorted(closed, key=lambda gate: gate not in needed):
-        if gate in needed:
-            yield plain(f"{gate.name}: {OUTCOMES[gate.outcome]}{_figures(gate)}", style=_STYLES.get(gate.outcome, ""))
-            yield plain(f"  {gate.hint}")
-        else:
-            yield plain(f"{gate.name}: before {_HELD[gate.holds]}", style="dim")
-            yield plain(f"  {gate.hint}", style="dim")
+    for gate in (gate for gate in closed if gate in needed):
+        word, style = (NOT_YET, "yellow") if gate.is_early else (OUTCOMES[gate.outcome], _STYLES.get(gate.outcome, ""))
+        yield plain(f"{gate.name}: {word}{_figures(gate)}", style=style)
+        yield plain(f"  {gate.hint}")
+    later = [gate for gate in closed if gate not in needed]
+    if later and not later_in_full:
+        steps = {gate.holds: [each.name for each in later if each.holds == gate.holds] for gate in later}
+        named = "; ".join(f"before {_HELD[step]}: {', '.join(names)}" for step, names in steps.items())
+        yield plain(f"later, {named}", style="dim")
+        return
+    for gate in later:
+        yield plain(f"{gate.name}: before {_HELD[gate.holds]}", style="dim")
+        yield plain(f"  {gate.hint}", style="dim")
 
 
 def value_text(value: object) -> str:
@@ -60,6 +71,10 @@ def value_text(value: object) -> str:
 def _figures(gate: GateResult) -> str:
     """What was measured, and what was wanted; nothing where there is no such thing."""
     if gate.value is None or gate.limit is None:
+        return ""
+    if gate.is_early and isinstance(gate.value, int | float):
+        return f", {_figure(gate, gate.value)} of {_figure(gate, gate.limit)}"
+    if gate.is_early:
         return ""
     return f", {_figure(gate, gate.value)} (wanted: {_figure(gate, gate.limit)})"
 

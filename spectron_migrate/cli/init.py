@@ -10,7 +10,7 @@ import typer
 
 from spectron_migrate.cli.options import GlobalOptions, with_global_options
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_command
-from spectron_migrate.cli.tables import facts, number
+from spectron_migrate.cli.tables import Wrapped, facts, number
 from spectron_migrate.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -51,13 +51,17 @@ def run(invocation: Invocation, mem0_config: str | None) -> CommandResult:
         now=datetime.now(UTC),
         reporter=invocation.reporter,
     )
-    return CommandResult(ExitCode.DONE, summary.to_json(), draw(summary), next="spectron-migrate doctor")
+    next_ = "spectron-migrate doctor" if summary.found.mem0 is not None else None
+    return CommandResult(ExitCode.DONE, summary.to_json(), draw(summary), next=next_)
 
 
 def draw(summary: InitSummary) -> Iterator[RenderableType]:
     """What was found, and the files written from it."""
     found = summary.found
-    rows: list[tuple[str, object]] = [("Mem0", found.why), ("Spectron", f"read from {', '.join(found.variables)}")]
+    verb = "will be read from" if found.unset else "read from"
+    rows: list[tuple[str, object]] = [("Mem0", found.why), ("Spectron", f"{verb} {', '.join(found.variables)}")]
+    if found.unset:
+        rows.append(("not set yet", ", ".join(found.unset)))
     if found.owners is not None:
         rows.append(("memories seen", number(found.owners.rows)))
         rows += [
@@ -67,3 +71,9 @@ def draw(summary: InitSummary) -> Iterator[RenderableType]:
     rows += [("written", str(file)) for file in summary.files]
     rows += [("kept as it was", str(file)) for file in summary.kept]
     yield facts("Settings", rows)
+    if found.mem0 is None:
+        yield Wrapped(
+            "Name your Mem0 in the settings, or delete both files and run spectron-migrate init --mem0-config FILE;"
+            " then run spectron-migrate doctor",
+            style="yellow",
+        )

@@ -8,10 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectron_migrate.records import Json
+from spectron_migrate.errors import MigrateError
+from spectron_migrate.records import Json, counted
 
 if TYPE_CHECKING:
     from spectron_migrate.cli.runner import Invocation
+    from spectron_migrate.ledger import Ledger
     from spectron_migrate.ledger.read.status import MigrationStatus
     from spectron_migrate.ledger.runs import LastRun
     from spectron_migrate.state.store import StateStore
@@ -29,6 +31,28 @@ STATES = {
 
 
 @dataclass(frozen=True)
+class Unplanned:
+    """The dump, of which not everything is planned: a replay with filters, or an export after the last replay."""
+
+    dump: Path
+    memories: int
+    missing: int
+    """How many of them were never planned; 0 where the number does not show it."""
+    is_exact: bool
+    """Whether it is so many, and not more: the ledger may know memories that Mem0 had once."""
+
+    def sentence(self) -> str:
+        """What is not planned."""
+        from spectron_migrate.cli.next_line import shown_path
+
+        dump = shown_path(self.dump)
+        if not self.missing:
+            return f"what changed in {dump} since it was planned last"
+        at_least = "" if self.is_exact else "at least "
+        return f"{at_least}{self.missing:,} of the {counted(self.memories, 'memory')} in {dump}"
+
+
+@dataclass(frozen=True)
 class State:
     """All that `status` reads."""
 
@@ -43,9 +67,14 @@ class State:
     """What Spectron was unsure about after the last replay."""
     rates: Mapping[tuple[str, int], float] = field(default_factory=dict)
     """Host and process of replays at work -> memories per second."""
+    unplanned: Unplanned | None = None
+    """None where the whole dump is planned, or there is none."""
+    has_dump: bool = True
+    """Whether there is a dump that a replay could write."""
 
 
-def read_state(store: StateStore, cutover: dict[str, Json] | None) -> State:
+def read_state(store: StateStore, cutover: dict[str, Json] | None, *, dump: Path) -> State:
+    """`dump`: that of the settings."""
     from spectron_migrate.ledger import Ledger
     from spectron_migrate.ledger.read.erases import unfinished
     from spectron_migrate.ledger.read.status import read_status
@@ -60,7 +89,36 @@ def read_state(store: StateStore, cutover: dict[str, Json] | None) -> State:
             cutover=cutover,
             uncertain=last_uncertainties(store),
             rates=_rates(store) if status.at_work else {},
+            unplanned=find_unplanned(ledger, status.runs, dump),
+            has_dump=dump.exists() or _reads_other_files(status.runs),
         )
+
+
+def find_unplanned(ledger: Ledger, runs: Iterable[LastRun], dump: Path) -> Unplanned | None:
+    """What of a dump no replay has planned; None for nothing, or where the last of the `runs` was of other files."""
+    from spectron_migrate.dump.changes import read_manifest
+    from spectron_migrate.ledger.read.plans import was_planned_whole
+    from spectron_migrate.ledger.read.status import count_by_state
+
+    migration = ledger.migration()
+    if migration is None or _reads_other_files(runs):
+        return None
+    try:
+        manifest = read_manifest(dump)
+    except (MigrateError, OSError):  # a replay says so
+        return None
+    if manifest is None or manifest.source.identity != migration.source:
+        return None
+    if was_planned_whole(ledger, manifest.digest, migration.mapping_digest):
+        return None
+    # A memory has one fact for each of its texts, so there are at most as many memories as facts.
+    missing = max(0, manifest.memories - sum(count_by_state(ledger).values()))
+    return Unplanned(dump, manifest.memories, missing, is_exact=manifest.generation <= 1)
+
+
+def _reads_other_files(runs: Iterable[LastRun]) -> bool:
+    """Whether the last replay was given a dump, or raw files, of its own."""
+    return any(option[0] == "--dump" for run in runs for option in run.called_with)
 
 
 def _rates(store: StateStore) -> dict[tuple[str, int], float]:
@@ -85,3 +143,29 @@ def carry_last_replay(invocation: Invocation, last_runs: Iterable[LastRun]) -> N
 def share_written(ledger: MigrationStatus) -> str:
     """How much of what is sent is in Spectron: what is skipped never will be."""
     return f"{100 * ledger.written // ledger.to_send} %" if ledger.to_send else "nothing to send"
+
+
+def headline(state: State) -> str:
+    """How many memories there are, and how much of them is written: of the dump, where not all of it is planned."""
+    ledger = state.ledger
+    known = sum(ledger.states.values())
+    if state.unplanned is not None and state.unplanned.missing:
+        all_ = counted(state.unplanned.memories, "memory")
+        written = f", {share_written(ledger)} of these written" if ledger.to_send else ""
+        return f"{known:,} of the dump's {all_} planned{written}"
+    return f"{counted(known, 'memory')}{f', {share_written(ledger)} written' if ledger.to_send else ''}"
+
+
+def counts_by_state(ledger: MigrationStatus, labels: Mapping[str, str] = STATES) -> dict[str, int]:
+    """The counts under their labels; what is stored and not extracted is written, too."""
+    counts = {**ledger.states, "written": ledger.written}
+    return {label: counts.get(name, 0) for name, label in labels.items() if name != "stored_not_extracted"}
+
+
+def phase_text(cutover: Mapping[str, Json]) -> str:
+    """The phase; where none is under way, that there is none."""
+    if cutover["phase"] != "mem0":
+        return str(cutover["phase"])
+    last = cutover["steps"][-1] if cutover["steps"] else None
+    at = str(last["at"]) if last is not None and last["step"] == "abort" else ""
+    return f"none{f' (aborted {at[:10]} {at[11:16]} UTC)' if at else ''}; everything is read from Mem0"

@@ -48,6 +48,8 @@ DumpOption = Annotated[
 REMAINDER = "Memories that are left over or held up"
 PACE = "Speed and limits"
 _GLOBAL = "Global options"
+OF_THEIR_OWN = ("rehearse", "local")
+"""Commands that read no settings and no state: `--config` and `--state` do nothing there, and their help has none."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class SectionedCommand(TyperCommand):
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
+            if record is not None and not (self.name in OF_THEIR_OWN and param.name in ("config", "state")):
                 sections.setdefault(_heading(param), []).append(record)
         for title in sorted(sections, key=lambda each: each == _GLOBAL):
             with formatter.section(title):

@@ -195,16 +195,24 @@ def _is_left_open(gate: Mapping[str, Json]) -> bool:
     return gate["name"] in RECALL_GATES or (gate["name"] == "source" and not gate["measured"])
 
 
+def _is_open(gate: Mapping[str, Json]) -> bool:
+    return bool(gate["decides"] and not gate["accepted"] and gate["passed"] is not True)
+
+
 def draw(code: ExitCode, verified: dict[str, Json], kept: Path | None) -> Iterator[RenderableType]:
     """Whether the rehearsal passed."""
     yield ""
     if code == ExitCode.DONE:
         integrity = verified["integrity"]
         arrived = f"{integrity['present']:,} of {counted(integrity['expected'], 'memory')} arrived"
-        verdict = f"{arrived}, word for word, in the right scope and current; no user sees another's"
+        tested = all(gate["measured"] for gate in verified["gates"] if gate["name"] == "isolation")
+        seen = "no user sees another's" if tested else "whether users see each other's was not tested"
+        verdict = f"{arrived}, word for word, in the right scope and current; {seen}"
         yield Wrapped(f"Rehearsal passed: {verdict}", style="bold green")
         if verified["verdict"] != "GO":
-            yield Wrapped("(the verdict is not GO because of what a rehearsal cannot decide: recall, or raw files)")
+            open_ = [f"{gate['name']}, {gate['hint']}" for gate in verified["gates"] if _is_open(gate)]
+            because = f"because of what a rehearsal does not decide: {'; '.join(open_)}"
+            yield Wrapped(f"(the verdict is {verified['verdict']} {because})")
     else:
         yield Wrapped(f"Rehearsal failed: {code.meaning}", style="bold red")
     if kept is not None:

@@ -76,7 +76,7 @@ def command(
         typer.Option(
             "--resolve",
             help="Decide about a memory: whether an undecidable one is in Spectron, or whether the text of a"
-            " pending one is newer; may be repeated.",
+            " pending one is newer. If several of its texts are undecidable, ID@2=… is the second. May be repeated.",
             metavar="ID=present|absent|newer|older",
             rich_help_panel=REMAINDER,
             autocompletion=completion.undecidable,

@@ -79,7 +79,7 @@ def _draw_cost(forecast: Forecast) -> Iterator[RenderableType]:
             ],
         )
     yield listing(
-        "The largest lanes (facts with extraction are sent one after the other)",
+        "The largest lanes (texts with extraction are sent one after the other)",
         ["lane", "with extraction", "without"],
         [(lane.lane, number(lane.full), number(lane.none)) for lane in forecast.lanes[:SHOWN]],
     )

@@ -76,6 +76,9 @@ def draw(summary: PreviewSummary) -> Iterator[RenderableType]:
     ]
     if rows:
         yield listing("What Spectron would make of them", ("text", "facts", "corrects", "tokens"), rows)
+    if not summary.of:
+        yield plain(f"Preview: {describe(summary)}", style="bold")
+        return
     estimate, low, high = summary.extrapolated()
     found = summary.to_json()
     stated = summary.is_stated

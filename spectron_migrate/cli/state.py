@@ -49,8 +49,8 @@ def copy(
     """Copy a state as a whole: from a directory to Postgres, back, or to another directory.
 
     Nobody may use FROM meanwhile. Rows and digests of both sides are compared, then FROM is sealed: whatever is run
-    there afterwards is refused and told where the state went. Killed at any moment, run it again. Ledgers that
-    an earlier version began in shards become one. With --backup nothing is sealed, and everything may go on.
+    there afterwards is refused and told where the state went. If it is killed, run it again. Ledgers that an earlier
+    version began in shards become one. With --backup nothing is sealed, and everything may go on.
 
     Example: spectron-migrate state copy .spectron-migrate postgresql://migrator@db/app?schema=memories
     """

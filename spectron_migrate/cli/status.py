@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spectron_migrate.cli.migration_state import STATES, State, carry_last_replay, read_state, share_written
+from spectron_migrate.cli.migration_state import (
+    STATES,
+    State,
+    carry_last_replay,
+    counts_by_state,
+    headline,
+    phase_text,
+    read_state,
+)
 from spectron_migrate.cli.options import GlobalOptions, with_global_options
 from spectron_migrate.cli.replay_adopt import ADOPT
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_command
@@ -57,11 +65,12 @@ def run(invocation: Invocation) -> CommandResult:
     """Read the state; nothing is written and no server is asked."""
     from spectron_migrate.ledger import Ledger
 
+    settings = invocation.settings()
     store = invocation.state
     cutover = _cutover(store)
     if cutover is not None and not Ledger.exists(store):
         return _cutover_before_any_replay(str(store), cutover)
-    state = read_state(store, cutover)
+    state = read_state(store, cutover, dump=settings.dump)
     if state.half_erased:
         invocation.reporter.warn(f"an erase was begun and not finished: {', '.join(state.half_erased)}")
     carry_last_replay(invocation, state.ledger.runs)
@@ -108,6 +117,7 @@ def _body(state: State) -> dict[str, Json]:
         "context": migration.context if migration else None,
         "source": migration.source if migration else None,
         "states": ledger.states,
+        "not_planned": state.unplanned.missing if state.unplanned is not None else None,
         "skipped_by_reason": ledger.skipped,
         "late": ledger.late,
         "scopes": ledger.scopes,
@@ -172,10 +182,14 @@ def next_command(state: State) -> str | None:
         return None
     if cutover is not None and (cutover["next"] or cutover["phase"] == "complete"):
         return str(cutover["next"]) if cutover["next"] else None
+    if migration is None and not state.has_dump:
+        return "spectron-migrate export"
     if states.get("planned", 0) or states.get("intended", 0) or migration is None:
         return "spectron-migrate replay"
     if states.get("refused", 0):
         return "spectron-migrate replay --retry-failed"
+    if state.unplanned is not None:
+        return "spectron-migrate replay"
     return "spectron-migrate dual-verify"
 
 
@@ -189,10 +203,8 @@ def _must_adopt(state: State) -> bool:
 def draw(state: State) -> Iterator[RenderableType]:
     """One screen: the migration, its largest lanes, what needs a person, the cutover."""
     ledger = state.ledger
-    total = sum(ledger.states.values())
-    share = f", {share_written(ledger)} written" if ledger.to_send else ""
     id_ = ledger.migration.id if ledger.migration else "(none yet)"
-    yield facts(f"Migration {id_}: {counted(total, 'memory')}{share}", _rows(state))
+    yield facts(f"Migration {id_}: {headline(state)}", _rows(state))
     if ledger.at_work:
         at_work = [_process(run, _rate(run, state)) for run in ledger.at_work]
         title = f"{counted(len(at_work), 'replay', 'replays')} at work"
@@ -214,15 +226,17 @@ def _rows(state: State) -> list[tuple[str, object]]:
         f"{migration.endpoint or 'not written to yet'}, context {migration.context}" if migration else "nothing yet"
     )
     rows: list[tuple[str, object]] = [
-        ("writes to", target),
-        ("reads from", migration.source if migration else "nothing yet"),
+        ("source", migration.source if migration else "nothing yet"),
+        ("target", target),
         ("state", state.where),
     ]
-    rows += [
-        (label, number(ledger.states.get(name, 0)))
-        for name, label in STATES.items()
-        if ledger.states.get(name) or name == "planned"
-    ]
+    for label, count in counts_by_state(ledger).items():
+        if count or label == STATES["planned"]:
+            rows.append((label, number(count)))
+        if label == STATES["written"] and ledger.states.get("stored_not_extracted"):
+            rows.append((f"  {STATES['stored_not_extracted']}", number(ledger.states["stored_not_extracted"])))
+    if state.unplanned is not None:
+        rows.append(("not planned yet", state.unplanned.sentence()))
     if ledger.skipped:
         rows.append(("skipped", with_reasons(sum(ledger.skipped.values()), ledger.skipped)))
     if ledger.late:
@@ -277,7 +291,7 @@ def _probe(ledger: MigrationStatus) -> str:
 
 def _draw_cutover(cutover: dict[str, Json]) -> Iterator[RenderableType]:
     """The phase, the application's processes, the last steps."""
-    yield facts(f"Cutover: {cutover['phase']}", _cutover_rows(cutover))
+    yield facts(f"Cutover: {phase_text(cutover)}", _cutover_rows(cutover))
     if cutover["application"] is not None:
         yield facts("The application", _application_rows(cutover["application"]))
     if cutover["steps"]:
@@ -302,7 +316,7 @@ def _cutover_rows(cutover: dict[str, Json]) -> list[tuple[str, object]]:
         ago = duration(cutover["lag_s"])
         rows.append(("Spectron is complete up to", f"{cutover['as_of'][:19]}Z, {ago} ago; {behind}"))
     if cutover["missed"] is not None:
-        rows.append(("missed by reading what changed", number(cutover["missed"])))
+        rows.append(("found only by the full reading", number(cutover["missed"])))
     late = cutover["late_writes"]
     if late is not None:
         newer = f"{number(late['count'])} newer than Spectron" if late["count"] else "nothing newer"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from spectron_migrate.cli.tables import facts, listing, number, plain, side_by_side
 from spectron_migrate.records import Json, counted
 from spectron_migrate.verify.reports.text import rank_change, reason_text
-from spectron_migrate.verify.reports.wording import verdict_sentence
+from spectron_migrate.verify.reports.wording import is_isolation_tested, verdict_sentence, verdict_title
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,6 +21,8 @@ QUERIES_SHOWN = 3
 WIDEST = 90
 """Characters of a hit that are shown."""
 LONGEST_REASON = 40
+LEGEND = "= both found it; 3 → 1: rank in Mem0 → in Spectron; (…): why only Mem0 found it"
+"""What the marks in the two columns mean."""
 
 
 def draw(summary: VerifySummary) -> Iterator[RenderableType]:
@@ -29,7 +31,9 @@ def draw(summary: VerifySummary) -> Iterator[RenderableType]:
     queries = most_informative(summary.report["answers"], QUERIES_SHOWN)
     for query in queries:
         yield from _draw_query(query)
-    yield facts("Memories", _memory_rows(measured["integrity"], measured["isolation"]))
+    if queries:
+        yield plain(LEGEND, style="dim")
+    yield facts("Memories", _memory_rows(summary.report))
     if measured["recall"] is not None:
         yield facts("Recall", _recall_rows(measured["recall"]))
     wrong = _wrong_memories(summary)
@@ -37,7 +41,7 @@ def draw(summary: VerifySummary) -> Iterator[RenderableType]:
         yield listing("What is wrong", ("what", "memory", "why"), wrong)
     yield from _draw_gates(summary)
     styles = {"GO": "bold green", "NO_GO": "bold red", "INCONCLUSIVE": "bold yellow"}
-    yield plain(f"Verdict: {summary.verdict}", style=styles[summary.verdict])
+    yield plain(f"Verdict: {verdict_title(summary.report)}", style=styles[summary.verdict])
     yield plain(verdict_sentence(summary.report))
     for report in summary.reports:
         yield f"report: {report}"
@@ -103,7 +107,9 @@ def _failure(side: Mapping[str, Json] | None) -> list[Text]:
     return [plain(side["error"], style="red")] if side and side["error"] else []
 
 
-def _memory_rows(integrity: Mapping[str, Json], isolation: Mapping[str, Json]) -> list[tuple[str, object]]:
+def _memory_rows(report: Mapping[str, Json]) -> list[tuple[str, object]]:
+    integrity, isolation = report["measured"]["integrity"], report["measured"]["isolation"]
+    pairs = f"{number(isolation['pairs'])}, {counted(isolation['leaks'], 'leak')}"
     labels = {
         "missing": "missing",
         "altered": "altered",
@@ -126,7 +132,7 @@ def _memory_rows(integrity: Mapping[str, Json], isolation: Mapping[str, Json]) -
         ("present, word for word", number(integrity["present"])),
         *((label, number(integrity[name])) for name, label in labels.items() if integrity[name]),
         *_traced_rows(integrity["traced"]),
-        ("pairs of scopes tested", f"{number(isolation['pairs'])}, {counted(isolation['leaks'], 'leak')}"),
+        ("pairs of scopes tested", pairs if is_isolation_tested(report) else "none: isolation was not tested"),
     ]
 
 
@@ -134,7 +140,7 @@ def _traced_rows(traced: Mapping[str, Json]) -> list[tuple[str, object]]:
     if not traced["told"]:
         return [("facts by memory", f"cannot be known: {traced['why']}")]
     named = f"{counted(traced['attributes'], 'attribute')}, {counted(traced['relations'], 'relation')}"
-    untraced = f"; {number(traced['untraced'])} of no known memory" if traced["untraced"] else ""
+    untraced = f"; {number(traced['untraced'])} more name no memory of this migration" if traced["untraced"] else ""
     elsewhere = f"; {number(traced['elsewhere'])} in another scope" if traced["elsewhere"] else ""
     return [("facts by memory", named + untraced + elsewhere)]
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from spectron_migrate.cli.log import read_tail
-from spectron_migrate.cli.migration_state import STATES, State, read_state, share_written
+from spectron_migrate.cli.migration_state import STATES, State, counts_by_state, headline, phase_text, read_state
 from spectron_migrate.cli.progress import Progress, span
 from spectron_migrate.cli.runner import Invocation
 from spectron_migrate.cli.tables import Wrapped, facts, number, plain
@@ -115,7 +115,7 @@ class Watcher:
         )
 
     def _read_state(self) -> State:
-        return read_state(self._store, None)
+        return read_state(self._store, None, dump=self._settings.dump)
 
     def _read_gates(self) -> list[GateResult]:
         from spectron_migrate.cutover.evidence import gather
@@ -188,8 +188,9 @@ def draw(shown: Snapshot, width: int) -> RenderableType:
 def _title(shown: Snapshot) -> RenderableType:
     migration = shown.state.ledger.migration if shown.state is not None else None
     which = migration.id if migration is not None else "no migration yet"
-    phase = shown.cutover["phase"] if shown.cutover is not None else "no cutover"
-    return plain(f"spectron-migrate  {which}  phase {phase}  {shown.now:%H:%M:%S} UTC", style="bold reverse")
+    cutover = shown.cutover
+    phase = "no cutover" if cutover is None or cutover["phase"] == "mem0" else f"phase {cutover['phase']}"
+    return plain(f"spectron-migrate  {which}  {phase}  {shown.now:%H:%M:%S} UTC", style="bold reverse")
 
 
 def _help() -> Iterator[RenderableType]:
@@ -241,11 +242,14 @@ def _memories(shown: Snapshot) -> Iterator[RenderableType]:
     # What is noted and not answered is in doubt only once nobody sends it any more.
     is_sending = any(each.progress.get("in_flight") is not None for each in shown.running)
     labels = {**STATES, "intended": "being sent"} if is_sending else STATES
-    counts = [f"{label} {number(ledger.states[name])}" for name, label in labels.items() if ledger.states.get(name)]
+    counts = [f"{label} {number(count)}" for label, count in counts_by_state(ledger, labels).items() if count]
+    if ledger.states.get("stored_not_extracted"):
+        counts[0] += f" ({number(ledger.states['stored_not_extracted'])} {STATES['stored_not_extracted']})"
     if ledger.skipped:
         counts.append(f"skipped {number(sum(ledger.skipped.values()))}")
     yield plain("")
-    yield facts("Memories", [(f"written of all: {share_written(ledger)}", "; ".join(counts) or "none planned")])
+    yield Wrapped(headline(shown.state), style="bold")
+    yield Wrapped("; ".join(counts) or "none planned", "  ", style="")
 
 
 def _following(shown: Snapshot) -> Iterator[RenderableType]:
@@ -266,7 +270,7 @@ def _following(shown: Snapshot) -> Iterator[RenderableType]:
     if cutover["problem"]:
         rows.append(("problem", cutover["problem"]))
     yield plain("")
-    yield facts(f"Cutover: {cutover['phase']}", rows)
+    yield facts(f"Cutover: {phase_text(cutover)}", rows)
 
 
 def _gates(shown: Snapshot) -> Iterator[RenderableType]:

@@ -34,6 +34,9 @@ class GateResult:
     """Filled in by `evaluate_gates`, as is `holds`."""
     holds: GatedStep = "shift"
     """The first step that the gate holds back."""
+    is_early: bool = False
+    """Nothing is wrong: what the gate asks for was not done yet, or time has to pass. It holds the step back as a
+    failure does."""
     accepted_by: str | None = None
     """Who accepted what the gate shows, when and why; filled in by `evaluate_gates`."""
 
@@ -97,6 +100,11 @@ def passed(value: Json, limit: Json) -> GateResult:
 def failed(value: Json, limit: Json, hint: str) -> GateResult:
     """The gate holds a step back, and nobody may accept that."""
     return GateResult(value, limit, "failed", hint)
+
+
+def not_yet(value: Json, limit: Json, hint: str, *, about: str = "") -> GateResult:
+    """The gate holds a step back until something is done, or time has passed; `about`: it may be accepted."""
+    return GateResult(value, limit, "failed", hint, about=about, is_early=True)
 
 
 def each_accepted(memories: Mapping[str, str], hint: str) -> GateResult:

@@ -18,7 +18,7 @@ from spectron_migrate.cutover import ungated_steps
 from spectron_migrate.cutover.evidence import gather
 from spectron_migrate.cutover.gate_result import GateResult
 from spectron_migrate.cutover.gates import evaluate_gates, exit_code_of, gates_before, prepare_acceptance
-from spectron_migrate.cutover.next_step import next_gated_step
+from spectron_migrate.cutover.next_step import GatedStep, next_gated_step
 from spectron_migrate.cutover.phases import Command, StepResult, describe_reads, require_legal
 from spectron_migrate.cutover.privacy import write_privacy_report
 from spectron_migrate.errors import ExitCode, InputError, KeyRefused, NotConfirmed, NotLegal
@@ -142,10 +142,11 @@ class Cutover:
             reconciled = await self._reconcile(wire)
             gates = await self._evaluate_gates(wire)
             moves_all = state.after(step).all_read_since is not None
-            code = exit_code_of(gates_before(gates, "all" if moves_all else "shift"))
+            asked: GatedStep = "all" if moves_all else "shift"
+            code = exit_code_of(gates_before(gates, asked))
             if code != ExitCode.DONE:
                 note = "nothing was changed: not every gate passes"
-                return StepResult(state, gates, reconciled, ready=False, exit_code=code, note=note)
+                return StepResult(state, gates, reconciled, ready=False, exit_code=code, note=note, refused=asked)
             step = replace(step, at=self._stamp(), gates=_for_the_journal(gates))
             state = record_step(self._store, step, decided_in=state)
             gates = await self._evaluate_gates(wire)  # the gates of the step after this one
@@ -168,6 +169,11 @@ class Cutover:
             )
         if state.phase != "complete":
             _require_all_reads_shifted(state)
+        if migration and migration != state.migration:
+            raise NotConfirmed(
+                f"this state is of migration {state.migration}, not {migration}: nothing was changed",
+                hint="is this the right directory, or the right --state? spectron-migrate status shows what is there",
+            )
         if migration != state.migration or not yes:
             raise NotConfirmed(
                 "`complete` cannot be undone, and it was not confirmed",
@@ -180,7 +186,7 @@ class Cutover:
                 code = exit_code_of(gate for gate in gates if gate.holds != "shift")
                 if code != ExitCode.DONE:
                     note = "nothing was changed: not every gate passes"
-                    return StepResult(state, gates, ready=False, exit_code=code, note=note)
+                    return StepResult(state, gates, ready=False, exit_code=code, note=note, refused="complete")
                 if not self._soak_s:
                     self._reporter.warn("cutover.soak is 0s: nobody waited to see how Spectron answers all users")
                 if state.phase != "closing":
@@ -193,8 +199,9 @@ class Cutover:
                     gates = _require_quiet(await self._evaluate_gates(wire), reconciled)
                     if exit_code_of(gates) != ExitCode.DONE:
                         note = "Mem0 cannot be left yet: not every gate passes"
+                        code = exit_code_of(gates)
                         return StepResult(
-                            state, gates, reconciled, ready=False, exit_code=exit_code_of(gates), note=note
+                            state, gates, reconciled, ready=False, exit_code=code, note=note, refused="complete"
                         )
                     mapping = self._settings.mapping
                     step = Step(

@@ -4,7 +4,8 @@
 
 1. Decide what it evaluates. If `Evidence` (evidence.py) does not hold that yet, add a field and fill it in `gather`.
 2. Write a function like `_lag` here, from `Evidence` to `GateResult`. It is pure: no files, no network, no clock.
-   Return `passed(value, limit)` or `failed(value, limit, hint)`; the hint names the command that helps.
+   Return `passed(value, limit)`, `failed(value, limit, hint)`, or `not_yet` where nothing is wrong; the hint names the
+   command that helps.
 3. Add it to `GATES`. Its name is public: it is in the JSON of `cutover check` and in the journal. List it in
    docs/protocol.md, Cutover.
 4. If an operator may accept what the gate shows, say so in `GATES` and define exactly what is accepted:
@@ -35,6 +36,7 @@ from spectron_migrate.cutover.gate_result import (
     apply_acceptances,
     each_accepted,
     failed,
+    not_yet,
     passed,
 )
 from spectron_migrate.cutover.next_step import GATED_STEPS, GatedStep
@@ -106,15 +108,15 @@ def _base(evidence: Evidence) -> GateResult:
     fence, dump = evidence.state.fence, evidence.dump
     began = dump.began if dump else None
     if fence is None:
-        return failed(began, fence, "no cutover has begun: spectron-migrate cutover start")
+        return not_yet(began, fence, "no cutover has begun: spectron-migrate cutover start")
     if dump is None:
-        return failed(began, fence, "there is no dump yet: spectron-migrate replay --follow")
+        return not_yet(began, fence, "there is no dump yet: spectron-migrate replay --follow")
     is_unproven = dump.completeness is None and not dump.filters
     if not is_unproven and not (dump.completeness and dump.whole):
         hint = "the newest dump is not complete: spectron-migrate export, without filters"
         return GateResult(began, fence, "incomplete", hint)
     if dump.began <= fence:
-        return failed(began, fence, "Mem0 was read before the cutover began: spectron-migrate replay --follow")
+        return not_yet(began, fence, "Mem0 was read before the cutover began: spectron-migrate replay --follow")
     if is_unproven:
         hint = "nothing shows that Mem0 was read completely: spectron-migrate cutover accept base --reason TEXT"
         return GateResult(began, fence, "inconclusive", hint, about=f"not provable: {dump.source.identity}")
@@ -124,7 +126,7 @@ def _base(evidence: Evidence) -> GateResult:
 def _delivered(evidence: Evidence) -> GateResult:
     """Everything is delivered: nothing remains, is in doubt or is undecidable."""
     if evidence.ledger is None:
-        return failed(None, 0, "nothing was replayed yet: spectron-migrate replay --follow")
+        return not_yet(None, 0, "nothing was replayed yet: spectron-migrate replay --follow")
     left = evidence.ledger.left
     value = {"remaining": left.remaining, "in_doubt": left.in_doubt, "undecidable": left.undecidable}
     if not left.total:
@@ -156,21 +158,21 @@ def _reconciled(evidence: Evidence) -> GateResult:
     last, fence, limit = evidence.reconciled, evidence.state.fence, "two readings agree"
     hint = "spectron-migrate replay --follow compares on its own, and so does every shift"
     if last is None or fence is None or last.began <= fence:
-        return failed(None, limit, f"not compared since the cutover began: {hint}")
+        return not_yet(None, limit, f"not compared since the cutover began: {hint}")
     value = {"agree": last.agree, "differences": last.differences, "at": last.ended}
     if not last.agree:
         examples = f", among them {', '.join(last.named[:3])}" if last.named else ""
         differ = counted(last.differences, "memory differs", "memories differ")
         return failed(value, limit, f"{differ}{examples}: {hint}")
     if _age_s(evidence.now, last.ended) > evidence.max_age_s:
-        return failed(value, limit, f"the last comparison is older than max_age: {hint}")
+        return not_yet(value, limit, f"the last comparison is older than max_age: {hint}")
     return passed(value, limit)
 
 
 def _lag(evidence: Evidence) -> GateResult:
     """Following keeps up with Mem0."""
     if evidence.as_of is None:
-        return failed(None, evidence.max_lag_s, "nothing follows Mem0: spectron-migrate replay --follow")
+        return not_yet(None, evidence.max_lag_s, "nothing follows Mem0: spectron-migrate replay --follow")
     lag_s = round(_age_s(evidence.now, evidence.as_of), 1)
     if lag_s <= evidence.max_lag_s:
         return passed(lag_s, evidence.max_lag_s)
@@ -185,7 +187,7 @@ def _verdict(evidence: Evidence) -> GateResult:
     report, ledger, fence = evidence.report, evidence.ledger, evidence.state.fence
     again = "spectron-migrate dual-verify"
     if report is None:
-        return failed(None, "GO", f"nothing was verified yet: {again}")
+        return not_yet(None, "GO", f"nothing was verified yet: {again}")
     stale = None
     if ledger is None or report.migration != ledger.migration:
         stale = f"the newest report is about another migration: {again}"
@@ -198,7 +200,7 @@ def _verdict(evidence: Evidence) -> GateResult:
     elif report.began < report.scan_began or _age_s(evidence.now, report.ended) > evidence.max_age_s:
         stale = f"the newest report is older than cutover.max_age: {again}"
     if stale is not None:
-        return failed(report.verdict, "GO", stale)
+        return not_yet(report.verdict, "GO", stale)
     if report.verdict == "GO":
         return passed(report.verdict, "GO")
     details = "dual-verify.json in the state directory says why"
@@ -212,9 +214,9 @@ def _leaks(evidence: Evidence) -> GateResult:
     """No user sees another user's memories."""
     report = evidence.report
     if report is None:
-        return failed(None, 0, "isolation was not tested yet: spectron-migrate dual-verify")
+        return not_yet(None, 0, "isolation was not tested yet: spectron-migrate dual-verify")
     if not report.whole:
-        return failed(None, 0, "isolation was tested for some users only: spectron-migrate dual-verify")
+        return not_yet(None, 0, "isolation was tested for some users only: spectron-migrate dual-verify")
     if report.leaks:
         return failed(report.leaks, 0, "a user can read another user's memories; this is never accepted")
     return passed(0, 0)
@@ -252,7 +254,7 @@ def _calls(evidence: Evidence) -> GateResult:
             "no process of the application counts its calls; attach it (docs/routing.md), or if you know that it makes"
             " none of them: spectron-migrate cutover accept calls --reason TEXT"
         )
-        return GateResult("not measured", 0, "failed", hint, about="not measured")
+        return not_yet("not measured", 0, hint, about="not measured")
     if not calls:
         return passed(0, 0)
     value = dict(sorted(calls.items()))
@@ -277,7 +279,7 @@ def _application(evidence: Evidence) -> GateResult:
         " (docs/routing.md), or if none is to be attached: spectron-migrate cutover accept application --reason TEXT"
     )
     silent = {host: f"last read at {at}" for host, at in sorted(evidence.last_reads.items())[:MOST_LISTED]}
-    return GateResult(silent or "none seen", limit, "failed", hint, about="not attached")
+    return not_yet(silent or "none seen", limit, hint, about="not attached")
 
 
 def _processes(evidence: Evidence) -> GateResult:
@@ -296,7 +298,7 @@ def _soak(evidence: Evidence) -> GateResult:
     since, soak_s = evidence.state.all_read_since, evidence.soak_s
     limit: Json = soak_s if soak_s else "0s: none is asked for"
     if since is None:
-        return failed(None, limit, "begins when all are read from Spectron: spectron-migrate cutover shift 100")
+        return not_yet(None, limit, "begins when all are read from Spectron: spectron-migrate cutover shift 100")
     soaked_s = round((evidence.now - datetime.fromisoformat(since)).total_seconds(), 1)
     if soaked_s >= soak_s:
         return passed(soaked_s, limit)
@@ -304,7 +306,7 @@ def _soak(evidence: Evidence) -> GateResult:
         f"all users are read from Spectron since {since}, which is less than cutover.soak; wait, or"
         " spectron-migrate cutover accept soak --reason TEXT"
     )
-    return GateResult(soaked_s, limit, "failed", hint, about=f"since {since}")
+    return not_yet(soaked_s, limit, hint, about=f"since {since}")
 
 
 def _age_s(now: datetime, then: str) -> float:

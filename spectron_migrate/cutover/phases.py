@@ -26,6 +26,7 @@ from spectron_migrate.state.store import StateStore
 
 if TYPE_CHECKING:  # imported here only for types: `cutover revert` must not wait for the imports of gates and reconcile
     from spectron_migrate.cutover.gate_result import GateResult
+    from spectron_migrate.cutover.next_step import GatedStep
     from spectron_migrate.cutover.privacy import PrivacySummary
     from spectron_migrate.migration.reconcile import Reconciled
 
@@ -60,6 +61,9 @@ class StepResult:
 
     ready: bool | None = None
     """Whether every gate passes that the next step needs; None if the gates were not evaluated."""
+
+    refused: GatedStep | None = None
+    """The step that the gates refused; None where they refused none."""
 
     def to_json(self) -> dict[str, Json]:
         """The fields of the command's JSON."""

@@ -69,6 +69,12 @@ def abort(store: Path | StateStore, *, yes: bool, now: str, who: str, why: str =
     if not yes:
         raise NotConfirmed("the cutover was not aborted", hint="spectron-migrate cutover abort --yes")
     state = _step_back(store, "abort", Step("abort", now, who, why), reporter)
+    erase = (
+        "it cannot be erased, because reads were shifted to Spectron"
+        if state.ever_shifted is not None
+        else "spectron-migrate erase removes it, scope by scope"
+    )
+    reporter.info(f"what was written stays in Spectron, and nothing reads it; {erase}")
     return StepResult(state, note="the cutover ended; everything is read from Mem0, and catching up has stopped")
 
 

@@ -144,7 +144,7 @@ class RunMarker:
             await self._sleep(backoff_s(attempt, first_s=0.25, longest_s=8.0, asked_s=asked_s))
         raise Unreachable(
             f"Spectron at {api.endpoint} did not register scope {path}: {reason}",
-            hint="is the server up? running again goes on where this stopped; nothing was written",
+            hint="nothing was written; is the server up? then run the command again",
         )
 
 

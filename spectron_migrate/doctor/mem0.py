@@ -18,7 +18,10 @@ FIRST_ROWS = 20
 """One of them has an owner, whom a question can be about."""
 
 _SAVED_ANSWERS = "(dual-verify needs it; --mem0-results takes answers that were saved elsewhere)"
-_NAME_THE_SOURCE = "spectron-migrate init --mem0-config FILE writes it into spectron-migrate.yaml"
+_NAME_THE_SOURCE = (
+    "name it in spectron-migrate.yaml: `mem0: {oss: {config: FILE}}`; where there is no such file yet, spectron-migrate"
+    " init --mem0-config FILE writes it"
+)
 
 
 def check_mem0(section: Mapping[str, Any] | None, *, version: str | None, now: datetime) -> Iterator[Check]:

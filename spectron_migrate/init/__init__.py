@@ -43,6 +43,8 @@ class Discovery:
     owners: Owners | None = None
     unread: str = ""
     """Why the memories were not read."""
+    unset: tuple[str, ...] = ()
+    """Those of the variables that are not set."""
 
 
 @dataclass(frozen=True)
@@ -132,14 +134,18 @@ def _named_in(settings_file: Path, env: Mapping[str, str]) -> Discovery:
             section = {"files": list(mem0.files)}
         case mem0:
             section = {mem0.kind: {}}
-    return Discovery(section, f"named in {settings_file}", _FAMILIES[0])
+    return Discovery(section, f"named in {settings_file}", _FAMILIES[0], unset=_unset(_FAMILIES[0], env))
+
+
+def _unset(variables: tuple[str, ...], env: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(name for name in variables if not env.get(name))
 
 
 def discover(folder: Path, *, mem0_config: str | None, env: Mapping[str, str]) -> Discovery:
     """Find Mem0 and Spectron from the options, the environment and the files in `folder`."""
     mem0, why = _mem0(folder, mem0_config, env)
     variables = next((family for family in _FAMILIES if any(env.get(name) for name in family)), _FAMILIES[0])
-    return Discovery(mem0, why, variables)
+    return Discovery(mem0, why, variables, unset=_unset(variables, env))
 
 
 def count_owners(found: Discovery, folder: Path, *, now: datetime, reporter: Reporter) -> Discovery:

@@ -93,7 +93,7 @@ class Ledger:
         make_private_directory(place)
         path = place / "ledger.db"
         if not create and not path.exists():
-            raise InputError(f"there is no ledger at {path}", hint="spectron-migrate replay makes it, or name --state")
+            raise InputError(f"there is no ledger at {path}", hint=shared.WHERE_IS_IT)
         lock = _lock(place / "ledger.lock")
         try:
             if not path.exists():
@@ -154,7 +154,7 @@ class Ledger:
             return cls(place, shared.open_for_reading(place, timeout_s=timeout_s))
         path = place / "ledger.db"
         if not path.exists():
-            raise InputError(f"there is no ledger at {path}", hint="spectron-migrate replay makes it, or name --state")
+            raise InputError(f"there is no ledger at {path}", hint=shared.WHERE_IS_IT)
         connection = sqlite.connect(path, read_only=True)
         if sqlite.format_of(connection, path, FORMAT) == FORMAT:
             return cls(path, connection)

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 PART = "ledger"
 WRITER = "ledger writer"
 """The lock of those who write the ledger: held by one process alone, or shared by those that deliver together."""
+WHERE_IS_IT = (
+    "is this the right directory, or the right --state? a new migration begins with spectron-migrate init, and its"
+    " first replay makes the ledger"
+)
+"""The hint where there is no ledger: the command that makes one would begin a second migration in a wrong directory."""
 
 
 def _name() -> str:
@@ -123,9 +128,7 @@ def discard(database: PostgresDatabase) -> None:
 def _check(database: PostgresDatabase) -> None:
     found = tables.format_of(database, PART)
     if found is None:
-        raise InputError(
-            f"there is no ledger in {database.location}", hint="spectron-migrate replay makes it, or name --state"
-        )
+        raise InputError(f"there is no ledger in {database.location}", hint=WHERE_IS_IT)
     tables.check_format(database, PART, found, FORMAT)
 
 

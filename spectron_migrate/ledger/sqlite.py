@@ -151,7 +151,7 @@ def disk_errors(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
         if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF in _DISK:
             raise InputError(
                 f"the ledger {path} cannot be written: {error}",
-                hint="nothing that was recorded is lost; is there room on the disk? running again goes on",
+                hint="nothing that was recorded is lost; is there room on the disk? then run the command again",
             ) from error
         raise
 

@@ -76,7 +76,7 @@ class Changes:
         if (
             last is None
             or not same_mapping
-            or last[1] not in (_WAITING + mapping_digest, _fingerprint(last[2], mapping_digest))
+            or last[1] not in (_WAITING + mapping_digest, plan.whole_fingerprint(last[2], mapping_digest))
         ):
             self.only, self._all = None, True
             return None
@@ -108,7 +108,7 @@ class Changes:
         if self.waiting:
             plan.set_fingerprint(ledger, number, _WAITING + mapping_digest)
         else:
-            plan.set_fingerprint(ledger, number, _fingerprint(scan.id, mapping_digest), scan=scan.id)
+            plan.set_fingerprint(ledger, number, plan.whole_fingerprint(scan.id, mapping_digest), scan=scan.id)
 
     def note_waiting(self, memory: Memory) -> None:
         """Leave the memory to a later round."""
@@ -121,7 +121,3 @@ class Changes:
             self.waiting_owners.update(memory.entity_ids.values())
             if len(self.waiting_owners) > self._most:
                 self.waiting_owners = None
-
-
-def _fingerprint(dump_digest: str, mapping_digest: str) -> str:
-    return digest(dump_digest, mapping_digest, "", "", "")

@@ -27,10 +27,8 @@ from spectron_migrate.state.journal import FILE as JOURNAL_FILE
 from spectron_migrate.state.journal import is_truncated, read_journal
 from spectron_migrate.state.store import StateStore
 
-CANNOT_SEE = (
-    "cannot be seen, and would be erased too: facts that others wrote to these scopes without a session of ours, and"
-    " documents"
-)
+CANNOT_SEE = "facts that others wrote to these scopes without a session of ours, and documents"
+"""What an erase takes as well, without being able to see it."""
 PASSAGES = 50
 
 
@@ -90,7 +88,7 @@ class Eraser:
             found = f"{known.id} of context {known.context}" if known else "none"
             raise WrongLedger(
                 f"the ledger at {ledger.path} is of migration {found}, not {migration} of context {api.context}",
-                hint="spectron-migrate status names the migration",
+                hint="is this the right directory, or the right --state? spectron-migrate status names its migration",
             )
 
     async def examine(self, paths: Sequence[str]) -> list[Erasable]:

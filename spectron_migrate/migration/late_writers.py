@@ -47,7 +47,7 @@ async def bring_late_writes(
     """
     if read_journal(rounds.settings.state).state.phase != "complete":
         raise NotLegal(
-            "Mem0 is not left yet: what is written to it is brought to Spectron in its order",
+            "the cutover is not complete: until then replay --follow brings what is written to Mem0",
             hint="spectron-migrate replay --follow",
         )
     held_s = 0.0

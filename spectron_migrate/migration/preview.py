@@ -281,5 +281,7 @@ def _rows(extraction: dict[str, Any], name: str) -> Sequence[dict[str, Any]]:
 
 def describe(summary: PreviewSummary) -> str:
     """One sentence: how many of how many, of how many users."""
+    if not summary.of:
+        return "nothing to preview, because no memory with extraction is left to write"
     n, users = counted(len(summary.rows), "memory"), counted(summary.users, "user")
     return f"{n} of {summary.of:,} with extraction, of {users}; nothing was stored"

@@ -75,7 +75,8 @@ class SpectronSettings:
         if self.endpoint is None or self.context is None:
             problems = [self.reasons.get(name, f"no Spectron {name} is set") for name in missing]
             names = " and ".join(f"SPECTRON_{name.upper()}" for name in missing)
-            raise InputError.of_all(problems, hint=f"set {names}, or write it into {DEFAULT_FILE}")
+            them = "it" if len(missing) == 1 else "them"
+            raise InputError.of_all(problems, hint=f"set {names}, or write {them} into {DEFAULT_FILE}")
         if self.api_key is None:
             raise KeyRefused(self.reasons.get("api_key", "no Spectron key is set"), hint="set SPECTRON_API_KEY")
         return SpectronAccess(self.endpoint, self.context, self.api_key, self.timeout_s)

@@ -298,7 +298,7 @@ class SpectronApi:
         how_often = counted(tries, "try", "tries")
         raise Unreachable(
             f"Spectron at {self.endpoint} gave no usable response to {method} {path} in {how_often}: {reason}",
-            hint="is the endpoint right and the server up? running again goes on where this stopped",
+            hint="is the endpoint right, and is the server up? then run the command again",
         )
 
     async def pages(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterator, Mapping
@@ -186,7 +187,17 @@ class _Connector(aiohttp.TCPConnector):
         try:
             return await super().connect(req, traces, timeout)
         except (OSError, aiohttp.ClientError, TimeoutError) as error:
-            raise _NotConnected(str(error) or type(error).__name__) from error
+            raise _NotConnected(_why_not_connected(error)) from error
+
+
+def _why_not_connected(error: Exception) -> str:
+    """In few words: aiohttp's own repeat the address, and speak of SSL where there is none."""
+    is_tls = isinstance(error, aiohttp.ClientSSLError)
+    if isinstance(error, aiohttp.ClientConnectorError) and not is_tls and error.os_error.strerror:
+        code = error.os_error.errno
+        why = os.strerror(code) if code is not None and code > 0 else error.os_error.strerror
+        return f"no connection ({why[:1].lower()}{why[1:]})"
+    return str(error) or type(error).__name__
 
 
 class Wire:

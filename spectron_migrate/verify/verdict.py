@@ -70,7 +70,7 @@ def gates_of(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[
     gates = [
         _source(measured["dump"]),
         *_integrity(measured["integrity"]),
-        _isolation(measured["isolation"]),
+        _isolation(measured["isolation"], is_part=bool(options.get("users"))),
         *_recall(measured, options),
     ]
     return [replace(gate, accepted=_is_accepted(gate, options["accepted_gates"])) for gate in gates]
@@ -169,21 +169,18 @@ def _altered_hint(found: Mapping[str, Json]) -> str:
     return "the server holds texts that differ from what was written"
 
 
-def _isolation(found: Mapping[str, Json]) -> VerdictGate:
+def _isolation(found: Mapping[str, Json], *, is_part: bool) -> VerdictGate:
     if found["leaks"]:
         return VerdictGate(
             "isolation", found["leaks"], 0, False, "a user can read another user's memories: do not migrate"
         )
     if not found["pairs"]:
-        return VerdictGate(
-            "isolation",
-            None,
-            0,
-            None,
-            "no two scopes are separate, so nothing can leak",
-            measured=False,
-            decides=False,
+        hint = (
+            "not tested: no two scopes of these users are separate; verify without --user"
+            if is_part
+            else "no two scopes are separate, so nothing can leak"
         )
+        return VerdictGate("isolation", None, 0, None, hint, measured=False, decides=False)
     return VerdictGate("isolation", 0, 0, True, _bound(found.get("questions", 0)))
 
 
@@ -193,7 +190,7 @@ def _bound(questions: int) -> str:
         return ""
     percent = 100 * most_of_none(questions)
     shown = f"{percent:.0f}" if percent >= 1 else f"{percent:.{1 - floor(log10(percent)) - 1}f}"
-    return f"no leak in {counted(questions, 'question')}: fewer than {shown} % at 95 %"
+    return f"no leak in {counted(questions, 'question')}, so fewer than {shown} % leak (95 % confidence)"
 
 
 def _recall(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[VerdictGate]:

@@ -44,6 +44,23 @@ def test_what_the_next_step_needs_comes_first_with_figures_reason_and_command() 
     assert "soak: before complete" == lines[3]
 
 
+def test_a_gate_that_only_waits_is_no_failure() -> None:
+    """After a shift of all users nothing is wrong: a day has to pass."""
+    soak = gate("soak", "failed", value=1.0, limit=86400.0, holds="complete", hint="wait", is_early=True)
+    verdict = gate("verdict", "failed", value="GO", limit="GO", hint="verify again", is_early=True)
+    lines = shown([soak, verdict], [soak, verdict])
+    assert "soak: not yet, 1 s of 1 d" == lines[1]
+    assert "verdict: not yet" == lines[3]
+
+
+def test_gates_of_later_steps_are_one_line_where_they_are_not_asked_for() -> None:
+    late = [gate("calls", "failed", holds="all", hint="x"), gate("soak", "failed", holds="complete", hint="y")]
+    file = io.StringIO()
+    for part in draw_gates([gate("base"), *late], [gate("base")], later_in_full=False):
+        Console(file=file, width=80).print(part)
+    assert "later, before a shift of all users: calls; before complete: soak" == file.getvalue().splitlines()[1]
+
+
 def test_a_state_is_a_colour_and_a_word() -> None:
     def styles(gates: list[GateResult], needed: list[GateResult]) -> list[tuple[str, str]]:
         return [(str(part).split("\n")[0], str(part.style)) for part in draw_gates(gates, needed)]  # type: ignore[union-attr]

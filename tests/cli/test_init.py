@@ -31,6 +31,18 @@ def test_export_and_replay_use_the_files_that_init_wrote(capsys: pytest.CaptureF
     assert 3 == planned["planned"]
 
 
+def test_without_a_mem0_it_says_what_to_do_and_names_no_command_that_would_fail(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SPECTRON_ENDPOINT", raising=False)
+    assert ExitCode.DONE == run(["init"])
+    screen = " ".join(capsys.readouterr().out.split())
+    assert "will be read from SPECTRON_ENDPOINT" in screen
+    assert "not set yet SPECTRON_ENDPOINT" in screen
+    assert "Name your Mem0 in the settings, or delete both files and run" in screen
+    assert "next:" not in screen
+
+
 def test_a_second_init_overwrites_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert ExitCode.DONE == run(["init", "-q"])
     before = Path("mapping.yaml").read_bytes()

@@ -42,11 +42,74 @@ def dump_of(rows: list[dict[str, Any]]) -> str:
     return str(write_raw(Path("all.json"), rows))
 
 
-def test_without_a_ledger_it_names_the_command_that_makes_one(
+def test_without_a_ledger_it_asks_whether_the_directory_is_the_right_one(
     configured: RunningServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The commonest cause is a wrong directory: the first advice must not be a command that writes."""
     assert 2 == run(["status"])
-    assert "hint: spectron-migrate replay makes it" in capsys.readouterr().err
+    assert "hint: is this the right directory, or the right --state?" in capsys.readouterr().err
+
+
+def test_before_the_first_replay_the_dump_comes_first(
+    configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Ledger.open_for_writing(STATE) as ledger, ledger.transaction():  # as `doctor --probe` does
+        ledger.db.execute("INSERT INTO probe(endpoint, context, question, answer, at) VALUES ('e', 'c', 'q', 'a', 't')")
+    assert "spectron-migrate export" == status(capsys)["next"]
+    dump_of([memory(1, user)])
+    assert 0 == run(["export", "--from", "all.json", "-q"])
+    assert "spectron-migrate replay" == status(capsys)["next"]
+
+
+def test_memories_of_the_dump_that_no_replay_planned_are_not_called_written(
+    configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A replay of one user writes all that it was asked to: nothing remains of that, and most of the dump does."""
+    dump_of(
+        [*(memory(number, f"{user}a") for number in range(2)), *(memory(number, f"{user}b") for number in range(3))]
+    )
+    assert 0 == run(["export", "--from", "all.json", "-q"])
+    assert 0 == run(["replay", "--user", f"{user}a", "-q"])
+    answer = status(capsys)
+    assert 3 == answer["not_planned"]
+    assert "spectron-migrate replay" == answer["next"]
+    assert 0 == run(["status"])
+    screen = capsys.readouterr().out
+    assert "2 of the dump's 5 memories planned, 100 % of these written" in screen
+    assert "not planned yet" in screen
+    assert "3 of the 5 memories in dump" in screen
+    assert 0 == run(["replay", "-q"])
+    answer = status(capsys)
+    assert answer["not_planned"] is None
+    assert "spectron-migrate dual-verify" == answer["next"]
+
+
+def test_a_dump_that_changed_since_it_was_planned_leads_to_a_replay(
+    configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dump_of([memory(1, user)])
+    assert 0 == run(["export", "--from", "all.json", "-q"])
+    assert 0 == run(["replay", "-q"])
+    dump_of([memory(1, user, text="It changed.", updated_at="2026-11-01T00:00:00Z")])
+    assert 0 == run(["export", "--from", "all.json", "-q"])
+    answer = status(capsys)
+    assert 0 == answer["not_planned"]
+    assert "spectron-migrate replay" == answer["next"]
+
+
+def test_what_is_stored_and_not_extracted_is_a_part_of_what_is_written(
+    configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `replay` counts it."""
+    assert 0 == run(["replay", "--dump", dump_of([memory(number, user) for number in range(3)]), "-q"])
+    with Ledger.open_for_writing(STATE) as ledger, ledger.transaction():
+        ledger.db.execute("UPDATE fact SET state = 'written'")
+        ledger.db.execute("UPDATE fact SET state = 'stored_not_extracted' WHERE position = 0")
+    capsys.readouterr()
+    assert 0 == run(["status"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["written", "3"] in rows
+    assert ["stored,", "not", "extracted", "1"] in rows
 
 
 def test_it_shows_what_remains_by_lane_and_the_rate_of_the_last_run(

@@ -123,7 +123,7 @@ def test_a_migration_from_export_to_complete(workplace: Workplace) -> None:
 
     # Nothing is read from Spectron before a cutover has begun and its gates pass.
     assert "not legal now: no cutover has begun" in workplace.run("cutover shift 5", 10)
-    assert "base: FAILED\n  no cutover has begun" in workplace.run("cutover check", 4)
+    assert "base: not yet\n  no cutover has begun" in workplace.run("cutover check", 4)
     assert "everything is read from Mem0 as before" in workplace.run('cutover start --reason "window of Monday"')
     assert "--follow" in workplace.run("status")
     following = workplace.follow()
@@ -178,13 +178,16 @@ def test_a_migration_from_export_to_complete(workplace: Workplace) -> None:
     assert re.search(r"following\s+yes", shown)
     assert "support calls" in shown
 
-    assert "Mem0 is not left yet" in workplace.run("replay --late-writers", 10)
+    assert "the cutover is not complete" in workplace.run("replay --late-writers", 10)
     assert "takes no --limit" in workplace.run("replay --late-writers --limit 3", 2)
 
     # The one step that cannot be undone asks.
     answer = workplace.run_json("cutover complete")
     assert 12 == answer["exit_code"]
     assert "not_confirmed" == answer["error"]["kind"]
+    wrong = workplace.run("cutover complete --migration 0123456789abcdef --yes", 12)
+    assert "not 0123456789abcdef: nothing was changed" in wrong
+    assert "cutover complete --migration" not in wrong  # a wrong id means a wrong directory: nothing to paste
     confirm = str(answer["error"]["hint"]).removeprefix("spectron-migrate ")
     assert "Spectron is now the only store; Mem0 is no longer needed" in workplace.run(confirm)
     assert "not legal any more" in workplace.run("cutover revert", 10)
@@ -220,7 +223,8 @@ def test_after_an_abort_everything_is_read_from_mem0(workplace: Workplace) -> No
     while " round 1:" not in following.stderr.readline():
         assert following.poll() is None
     assert 12 == workplace.run_json("cutover abort")["exit_code"]
-    workplace.run("cutover abort --yes")
+    assert "what was written stays in Spectron, and nothing reads it" in workplace.run("cutover abort --yes")
+    assert "Cutover: none (aborted" in workplace.run("status")
     assert 0 == following.wait(60)
     cutover = workplace.run_json("status")["cutover"]
     assert "mem0" == cutover["phase"]

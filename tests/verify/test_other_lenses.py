@@ -67,6 +67,6 @@ def test_there_is_one_question_a_memory_and_the_gate_says_so(
     with rewriting_answers(spectron.base_url, note) as endpoint:
         summary = verify(spectron, tmp_path / "state", [dump], endpoint=endpoint)
     assert 12 == summary.report["measured"]["isolation"]["questions"]
-    assert "no leak in 12 questions: fewer than 22 % at 95 %" == gate_named(summary, "isolation").hint
+    assert "no leak in 12 questions, so fewer than 22 % leak (95 % confidence)" == gate_named(summary, "isolation").hint
     placement = [one for one in asked if one["mode"] == "bm25" and one["include"] == ["passages"]]
     assert 12 == len(placement)

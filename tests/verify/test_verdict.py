@@ -166,7 +166,7 @@ def test_a_failed_gate_is_never_accepted_except_residue() -> None:
 
 @pytest.mark.parametrize(
     ("questions", "shown"),
-    [(4120, "4,120 questions: fewer than 0.07 %"), (20, "20 questions: fewer than 14 %"), (1, "1 question: fewer")],
+    [(4120, "4,120 questions, so fewer than 0.07 %"), (20, "20 questions, so fewer than 14 %"), (1, "1 question, so")],
 )
 def test_without_a_leak_the_gate_says_what_that_shows(questions: int, shown: str) -> None:
     found = measured()
@@ -174,6 +174,17 @@ def test_without_a_leak_the_gate_says_what_that_shows(questions: int, shown: str
     gate = next(gate for gate in gates_of(found, OPTIONS) if gate.name == "isolation")
     assert gate.passed is True
     assert shown in gate.hint
+
+
+def test_a_verification_of_one_user_does_not_say_that_nothing_can_leak() -> None:
+    found = measured()
+    found["isolation"]["pairs"] = 0
+    hints = {
+        part: next(gate.hint for gate in gates_of(found, options) if gate.name == "isolation")
+        for part, options in (("all", OPTIONS), ("alice", {**OPTIONS, "users": ["alice"]}))
+    }
+    assert hints["alice"].startswith("not tested")
+    assert "nothing can leak" in hints["all"]
 
 
 def test_one_leak_is_no_go() -> None:

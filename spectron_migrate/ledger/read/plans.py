@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.pending import OPEN, REASON
+from spectron_migrate.ledger.plan import whole_fingerprint
 from spectron_migrate.ledger.schema import CARRIER, STORED, marks
 
 LISTED = 100
@@ -134,6 +135,15 @@ def was_planned(ledger: Ledger, dump_digest: str) -> bool:
     row = ledger.db.execute(
         "SELECT 1 FROM plan JOIN scan ON scan.no = plan.scan WHERE scan.id = ? AND plan.complete = 1 LIMIT 1",
         (dump_digest,),
+    ).fetchone()
+    return row is not None
+
+
+def was_planned_whole(ledger: Ledger, dump_digest: str, mapping_digest: str) -> bool:
+    """Whether a finished plan was made of exactly this dump with this mapping, without filters."""
+    row = ledger.db.execute(
+        "SELECT 1 FROM plan WHERE fingerprint = ? AND complete = 1 LIMIT 1",
+        (whole_fingerprint(dump_digest, mapping_digest),),
     ).fetchone()
     return row is not None
 

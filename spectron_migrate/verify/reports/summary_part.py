@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from spectron_migrate.records import Json, counted
 from spectron_migrate.verify.reports.parts import table, text
 from spectron_migrate.verify.reports.text import gate_result, share_text, value_text
-from spectron_migrate.verify.reports.wording import MEANINGS, open_gates, verdict_sentence
+from spectron_migrate.verify.reports.wording import (
+    MEANINGS,
+    is_isolation_tested,
+    open_gates,
+    verdict_sentence,
+    verdict_title,
+)
 
 _WRONG = ("altered", "doubled", "foreign", "misplaced", "order", "superseded_wrongly", "residue", "pending")
 
@@ -19,7 +25,7 @@ def verdict_card(report: Mapping[str, Json]) -> str:
         f" verified {text(report['ended'][:19].replace('T', ' '))} UTC by spectron-migrate {text(report['version'])}"
     )
     return (
-        f'<section class="card verdict {report["verdict"]}"><p><b>{text(report["verdict"])}</b></p>'
+        f'<section class="card verdict {report["verdict"]}"><p><b>{text(verdict_title(report))}</b></p>'
         f'<h1>{text(verdict_sentence(report))}</h1><p class="soft">{about}</p>'
         '<p class="private">This page holds texts of memories and queries. Keep it private.</p></section>'
     )
@@ -31,7 +37,7 @@ def tiles(report: Mapping[str, Json]) -> str:
     expected, present = integrity["expected"], integrity["present"]
     recall = report["measured"]["recall"]
     success = recall["metrics"]["success"] if recall else {"mem0": None, "spectron": None}
-    by_name = {gate["name"]: gate for gate in report["gates"]}
+    by_name, tested = {gate["name"]: gate for gate in report["gates"]}, is_isolation_tested(report)
     return (
         '<section class="tiles">'
         + _tile(
@@ -42,9 +48,9 @@ def tiles(report: Mapping[str, Json]) -> str:
         )
         + _tile(
             "isolated",
-            f"{isolation['leaks']:,}",
-            f"leaks in {counted(isolation.get('questions', 0), 'question')}",
-            "bad" if isolation["leaks"] else "good",
+            f"{isolation['leaks']:,}" if tested else "-",
+            f"leaks in {counted(isolation.get('questions', 0), 'question')}" if tested else "not tested",
+            "bad" if isolation["leaks"] else "good" if tested else "open",
         )
         + _tile(
             "recall",

@@ -31,10 +31,12 @@ MEANINGS: Mapping[str, str] = {
 
 
 def verdict_sentence(report: Mapping[str, Json]) -> str:
-    """The verdict as somebody would say it."""
-    integrity, isolation = report["measured"]["integrity"], report["measured"]["isolation"]
+    """The verdict as somebody would say it. Of some users only, it says so: a cutover needs one of everybody."""
+    integrity, of_whom = report["measured"]["integrity"], about_whom(report)
     there = f"{integrity['present']:,} of {counted(integrity['expected'], 'memory')} are there"
-    seen = f", {counted(isolation['leaks'], 'leak')} between users" if isolation["leaks"] else ", nobody sees another's"
+    seen = f", {_isolation(report)}"
+    if report["verdict"] == "GO" and of_whom:
+        return f"For {of_whom}, {there}{seen}, {_recall(report)}. The cutover needs a verification of everybody."
     if report["verdict"] == "GO":
         return f"Safe to move: {there}{seen}, {_recall(report)}."
     failed = [gate for gate in report["gates"] if gate_result(gate) == "FAILED"]
@@ -43,6 +45,32 @@ def verdict_sentence(report: Mapping[str, Json]) -> str:
     still_open = open_gates(report["gates"])
     be = "is" if len(still_open) < 2 else "are"
     return f"Not decided yet: {_named(still_open) or 'a gate'} {be} open. {there}{seen}."
+
+
+def verdict_title(report: Mapping[str, Json]) -> str:
+    """The verdict, and of whom it is if not of everybody."""
+    of_whom = about_whom(report)
+    return f"{report['verdict']} for {of_whom}" if of_whom else str(report["verdict"])
+
+
+def about_whom(report: Mapping[str, Json]) -> str:
+    """The users that a verification was limited to; empty for one of everybody."""
+    users = report["options"].get("users") or []
+    return f"user {users[0]} alone" if len(users) == 1 else f"{counted(len(users), 'user')} alone" if users else ""
+
+
+def is_isolation_tested(report: Mapping[str, Json]) -> bool:
+    """Whether there were two separate scopes to test."""
+    return all(gate["measured"] for gate in report["gates"] if gate["name"] == "isolation")
+
+
+def _isolation(report: Mapping[str, Json]) -> str:
+    leaks, is_part = report["measured"]["isolation"]["leaks"], bool(report["options"].get("users"))
+    if leaks:
+        return f"{counted(leaks, 'leak')} between users"
+    if not is_isolation_tested(report):
+        return "whether others can see them was not tested" if is_part else "no two scopes are separate"
+    return "none of them sees another's" if is_part else "nobody sees another's"
 
 
 def open_gates(gates: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
@@ -59,4 +87,6 @@ def _recall(report: Mapping[str, Json]) -> str:
     recall = report["measured"]["recall"]
     if recall is None or recall["metrics"]["difference"] is None:
         return "recall was not compared"
-    return f"recall is as good within {report['options']['margin']:.0%}"
+    if any(gate["accepted"] for gate in report["gates"] if gate["name"] == "recall"):
+        return "recall was accepted without being decided"
+    return f"recall is as good as Mem0's, within {100 * report['options']['margin']:g} points"

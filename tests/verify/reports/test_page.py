@@ -9,7 +9,7 @@ import pytest
 
 from spectron_migrate.verify.reports.page import html_report
 from spectron_migrate.verify.reports.text import rank_change, reason_text
-from spectron_migrate.verify.reports.wording import verdict_sentence
+from spectron_migrate.verify.reports.wording import verdict_sentence, verdict_title
 
 
 def gate(name: str, passed: bool | None, **more: Any) -> dict[str, Any]:
@@ -78,7 +78,14 @@ def report(verdict: str, gates: list[dict[str, Any]], answers: Any = (), **integ
         (
             "GO",
             [gate("missing", True), gate("recall", True)],
-            "Safe to move: 1,204 of 1,204 memories are there, nobody sees another's, recall is as good within 2%.",
+            "Safe to move: 1,204 of 1,204 memories are there, nobody sees another's, recall is as good as Mem0's, within"
+            " 2 points.",
+        ),
+        (
+            "GO",
+            [gate("missing", True), gate("recall", None, accepted=True)],
+            "Safe to move: 1,204 of 1,204 memories are there, nobody sees another's, recall was accepted without being"
+            " decided.",
         ),
         (
             "NO_GO",
@@ -95,6 +102,25 @@ def report(verdict: str, gates: list[dict[str, Any]], answers: Any = (), **integ
 def test_the_verdict_is_a_sentence(verdict: str, gates: list[dict[str, Any]], sentence: str) -> None:
     assert sentence == verdict_sentence(report(verdict, gates))
     assert sentence.replace("'", "&#x27;") in html_report(report(verdict, gates))
+
+
+def test_a_verdict_of_one_user_is_not_one_of_everybody() -> None:
+    """Isolation had nothing to test, and this verdict opens no gate of a cutover."""
+    isolation = gate("isolation", None, measured=False, decides=False)
+    found = report("GO", [gate("missing", True), isolation, gate("recall", True)])
+    found["options"]["users"] = ["alice"]
+    found["measured"]["isolation"] = {"leaks": 0, "questions": 0}
+    sentence = verdict_sentence(found)
+    assert "Safe to move" not in sentence
+    assert "nobody sees another's" not in sentence
+    assert sentence.startswith(
+        "For user alice alone, 1,204 of 1,204 memories are there, whether others can see them was"
+    )
+    assert sentence.endswith("The cutover needs a verification of everybody.")
+    assert "GO for user alice alone" == verdict_title(found)
+    page = html_report(found)
+    assert "GO for user alice alone" in page
+    assert "not tested" in page
 
 
 def test_open_gates_are_shown_with_their_reason_and_the_others_folded_with_their_meaning() -> None:
