@@ -6,7 +6,7 @@
     |  `- WrongLedger        2   the ledger belongs to another context, source or endpoint
     |- KeyRefused            6   key or permission
     |  `- ScopeRefused       6   the key is good, but not for this scope
-    |- Unreachable           7   no answer after retries, or lanes held by a fact in doubt
+    |- Unreachable           7   no answer after retries, or lanes held by a text in doubt
     |- LedgerLocked          9   another live process writes this ledger
     |- NotLegal             10   the step is not legal, or not exact, now
     |  `- NotInSpectron     10   Mem0 could answer this call, Spectron cannot
@@ -50,7 +50,7 @@ class ExitCode(IntEnum):
     NO_GO = 4, "verdict NO_GO, or a gate not met"
     INCONCLUSIVE = 5, "verdict INCONCLUSIVE"
     KEY = 6, "key or permission"
-    UNREACHABLE = 7, "not reachable after retries, or lanes held by a fact in doubt (run again)"
+    UNREACHABLE = 7, "not reachable after retries, or lanes held by a text in doubt (run again)"
     LIMIT = 8, "stopped with a remainder by a limit that was set"
     LOCKED = 9, "ledger locked by a live process"
     NOT_LEGAL = 10, "step not legal, or not exact, now"
