@@ -78,8 +78,8 @@ def report(verdict: str, gates: list[dict[str, Any]], answers: Any = (), **integ
         (
             "GO",
             [gate("missing", True), gate("recall", True)],
-            "Safe to move: 1,204 of 1,204 memories are there, nobody sees another's, recall is as good as Mem0's, within"
-            " 2 points.",
+            "Safe to move: 1,204 of 1,204 memories are there, nobody sees another's, recall is as good as Mem0's,"
+            " within 2 points.",
         ),
         (
             "GO",
