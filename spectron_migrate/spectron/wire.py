@@ -191,12 +191,12 @@ class _Connector(aiohttp.TCPConnector):
 
 
 def _why_not_connected(error: Exception) -> str:
-    """In few words: aiohttp's own repeat the address, and speak of SSL where there is none."""
+    """In few words: aiohttp's own repeat the address, and speak of SSL even for HTTP."""
     is_tls = isinstance(error, aiohttp.ClientSSLError)
     if isinstance(error, aiohttp.ClientConnectorError) and not is_tls and error.os_error.strerror:
         code = error.os_error.errno
         why = os.strerror(code) if code is not None and code > 0 else error.os_error.strerror
-        return f"no connection ({why[:1].lower()}{why[1:]})"
+        return f"{why[:1].lower()}{why[1:]}"
     return str(error) or type(error).__name__
 
 

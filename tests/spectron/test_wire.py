@@ -30,8 +30,9 @@ def test_only_a_refused_connection_proves_that_nothing_was_sent() -> None:
         async with await asyncio.start_server(close, "127.0.0.1", 0) as server:
             await post(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
 
-    with pytest.raises(NotBegun):
+    with pytest.raises(NotBegun) as refused:
         asyncio.run(post("http://127.0.0.1:9"))
+    assert "no connection to http://127.0.0.1:9/api/v1: connection refused" == refused.value.reason
     with pytest.raises(InDoubt):
         asyncio.run(cut())
 
