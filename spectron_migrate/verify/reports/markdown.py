@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from spectron_migrate.records import Json
+from spectron_migrate.records import Json, counted
 from spectron_migrate.verify.reports.text import (
     LISTED,
     difficulty_text,
@@ -20,6 +20,8 @@ from spectron_migrate.verify.reports.text import (
 def markdown_report(report: Mapping[str, Json], *, texts: bool) -> str:
     """The whole document; `texts` lets it hold texts of memories and queries."""
     lines = [f"# dual-verify: {report['verdict']}", ""]
+    if users := report["options"].get("users"):
+        lines += [f"Of {counted(len(users), 'user')} alone: the cutover needs a verification of everybody.", ""]
     if texts:
         lines += ["**This report holds texts of memories and queries.**", ""]
     lines += [

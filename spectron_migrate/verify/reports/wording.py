@@ -32,11 +32,11 @@ MEANINGS: Mapping[str, str] = {
 
 def verdict_sentence(report: Mapping[str, Json]) -> str:
     """The verdict as somebody would say it. Of some users only, it says so: a cutover needs one of everybody."""
-    integrity, of_whom = report["measured"]["integrity"], about_whom(report)
+    integrity, users = report["measured"]["integrity"], verified_users(report)
     there = f"{integrity['present']:,} of {counted(integrity['expected'], 'memory')} are there"
     seen = f", {_isolation(report)}"
-    if report["verdict"] == "GO" and of_whom:
-        return f"For {of_whom}, {there}{seen}, {_recall(report)}. The cutover needs a verification of everybody."
+    if report["verdict"] == "GO" and users:
+        return f"For {users}, {there}{seen}, {_recall(report)}. The cutover needs a verification of everybody."
     if report["verdict"] == "GO":
         return f"Safe to move: {there}{seen}, {_recall(report)}."
     failed = [gate for gate in report["gates"] if gate_result(gate) == "FAILED"]
@@ -49,11 +49,11 @@ def verdict_sentence(report: Mapping[str, Json]) -> str:
 
 def verdict_title(report: Mapping[str, Json]) -> str:
     """The verdict, and of whom it is if not of everybody."""
-    of_whom = about_whom(report)
-    return f"{report['verdict']} for {of_whom}" if of_whom else str(report["verdict"])
+    users = verified_users(report)
+    return f"{report['verdict']} for {users}" if users else str(report["verdict"])
 
 
-def about_whom(report: Mapping[str, Json]) -> str:
+def verified_users(report: Mapping[str, Json]) -> str:
     """The users that a verification was limited to; empty for one of everybody."""
     users = report["options"].get("users") or []
     return f"user {users[0]} alone" if len(users) == 1 else f"{counted(len(users), 'user')} alone" if users else ""
