@@ -1,8 +1,8 @@
 """Reads an embedded Qdrant folder from its `storage.sqlite`, page by page.
 
 Nothing in the folder changes, no lock of Qdrant is taken, and an application may have it open and write meanwhile:
-after the last page, the keys of all pages are listed in one short transaction, and rows that changed or were added are
-read again, until none did.
+after the last page, all keys are listed in one short transaction. Few rows that changed or were added are read in it
+too, so that the reading ends however steadily the application writes; many are read after it, and listed again.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import binascii
 import json
 import re
 from array import array
-from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial, reduce
 from operator import xor
@@ -24,7 +24,14 @@ from spectron_migrate.errors import Incomplete, InputError
 from spectron_migrate.mem0.normalise import from_payload
 from spectron_migrate.mem0.reader import ChangesReader, ReaderBase
 from spectron_migrate.mem0.stores.history import HistoryFile
-from spectron_migrate.mem0.stores.qdrant_changes import Listing, NewestRows, QdrantChanges, common_key_start
+from spectron_migrate.mem0.stores.qdrant_changes import (
+    MOST_BYTES,
+    MOST_CHANGED,
+    Listing,
+    NewestRows,
+    QdrantChanges,
+    common_key_start,
+)
 from spectron_migrate.mem0.stores.qdrant_pickle import (
     UUID_TEXT,
     UnreadablePoint,
@@ -38,7 +45,9 @@ from spectron_migrate.records import Memory, Skipped, SourceInfo
 OUTDATED = "outdated copy of the same point, which the store itself no longer reads"
 UNREADABLE = "unreadable row"
 _PAGE = 250
-_ROUNDS = 50
+_LISTINGS = 50
+_MOST_GONE = 1000
+"""More rows than these that were deleted during a reading are found by the next one, of everything."""
 _EMPTY_FILE_PAGES = 3
 """Pages that SQLite needs for a table and its index without a row."""
 
@@ -58,12 +67,13 @@ _CANONICAL = re.compile(rb"\x80([\x04\x05])\x95\x28\0{7}\x8c\x24([0-9a-f]{8}(?:-
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """A page that was read: rowids `first` to `last`, and a fingerprint of its keys."""
+    """A page that was read: its rows are of rowids `first` to `last`."""
 
     first: int
     last: int
-    keys: int
     rowids: array[int]
+    keys: array[int]
+    """A hash of rowid and key of each row."""
     ids: bytes
     """The ids of these rows, 16 bytes each; empty if one is no UUID."""
     key_start: str
@@ -72,10 +82,104 @@ class _Page:
     @classmethod
     def of(cls, after: int, rows: list[tuple[Any, ...]], ids: list[str]) -> _Page:
         """The rows that follow rowid `after`, with the ids of their memories."""
-        given = [row[0] for row in rows]
-        keys = reduce(xor, map(hash, zip(given, [row[1] for row in rows], strict=True)), 0)
-        rowids = array("q", given)
-        return cls(after + 1, rows[-1][0], keys, rowids, _packed(ids), common_key_start(row[1] for row in rows))
+        rowids, keys = [row[0] for row in rows], [row[1] for row in rows]
+        hashes = array("q", map(hash, zip(rowids, keys, strict=True)))
+        return cls(after + 1, rowids[-1], array("q", rowids), hashes, _packed(ids), common_key_start(keys))
+
+    def part(self, keys: set[int], *, gone: bool = False) -> _Page:
+        """Those of its rows that have one of these keys, or, if `gone`, none of them."""
+        chosen = [at for at, key in enumerate(self.keys) if (key not in keys) == gone]
+        return replace(
+            self,
+            rowids=array("q", [self.rowids[at] for at in chosen]),
+            keys=array("q", [self.keys[at] for at in chosen]),
+            ids=b"".join(self.ids[16 * at : 16 * at + 16] for at in chosen),
+        )
+
+    def each_id(self) -> list[bytes]:
+        """The ids one by one."""
+        return [self.ids[at : at + 16] for at in range(0, len(self.ids), 16)]
+
+
+class _Scan:
+    """What one reading has seen, and what became of it since."""
+
+    def __init__(self) -> None:
+        self._pages: list[_Page] = []
+        self._newest = NewestRows()
+        self._gone: dict[int, bytes] = {}
+        """Ids of rows that were given and are there no more, by rowid. Others may have the same id now."""
+
+    def add(self, after: int, rows: list[tuple[Any, ...]], ids: list[str]) -> None:
+        """The rows that follow rowid `after`, with the ids of their memories."""
+        self._pages.append(_Page.of(after, rows, ids))
+        self._newest.add(rows)
+
+    def compare(self, db: ReadOnlyDb) -> list[_Span]:
+        """The spans that have to be read (again), within a transaction: every other row was given as it is now."""
+        pages = sorted(self._pages, key=lambda page: page.first)
+        firsts = [page.first for page in pages]
+        keys = [0] * len(pages)
+        first_new: int | None = None
+        for rowid, key in db.stream("SELECT rowid, id FROM points"):
+            index = bisect_right(firsts, rowid) - 1
+            if index < 0 or rowid > pages[index].last:
+                first_new = rowid if first_new is None else min(first_new, rowid)
+            else:
+                keys[index] ^= hash((rowid, key))
+        self._pages = []
+        spans: list[_Span] = []
+        for page, now in zip(pages, keys, strict=True):
+            if first_new is not None and page.last >= first_new:
+                self._note_gone(page)  # read again with the new rows, from the first of them on
+            elif now == reduce(xor, page.keys, 0):
+                self._pages.append(page)
+            elif not self._keep_what_is_left(page, db):
+                spans.append((page.first - 1, page.last))
+        return spans if first_new is None else [*spans, (first_new - 1, None)]
+
+    def listing(self) -> Listing | None:
+        """Every row that was given, for whoever reads what changes from now on; None if that cannot be told."""
+        pages = sorted(self._pages, key=lambda page: page.first)
+        starts = {page.key_start for page in pages}
+        if len(starts) > 1 or "" in starts or any(not page.ids for page in pages):
+            return None
+        gone = self._deleted()
+        if len(gone) > _MOST_GONE:
+            return None
+        rowids: array[int] = array("q")
+        for page in pages:
+            rowids.extend(page.rowids)
+        ids = bytearray(b"".join(page.ids for page in pages))
+        for rowid, one in gone.items():
+            at = bisect_left(rowids, rowid)
+            if rowids[at : at + 1] == array("q", [rowid]):
+                return None  # another row has its number now
+            rowids.insert(at, rowid)
+            ids[16 * at : 16 * at] = one
+        return Listing(rowids, bytes(ids), self._newest.among(rowids), "".join(starts))
+
+    def _deleted(self) -> dict[int, bytes]:
+        """The rows that are gone and whose ids no other row has."""
+        ids = set(self._gone.values())
+        if ids:
+            ids.difference_update(*(page.each_id() for page in self._pages))
+        return {rowid: one for rowid, one in self._gone.items() if one in ids}
+
+    def _keep_what_is_left(self, page: _Page, db: ReadOnlyDb) -> bool:
+        """Keep the page without its rows that are gone; False if a row is there that was not read."""
+        rows = db.all("SELECT rowid, id FROM points WHERE rowid BETWEEN ? AND ?", (page.first, page.last))
+        now = set(map(hash, rows))
+        if not now.issubset(page.keys):
+            self._note_gone(page)
+            return False
+        self._note_gone(page.part(now, gone=True))
+        if now:
+            self._pages.append(page.part(now))
+        return True
+
+    def _note_gone(self, page: _Page) -> None:
+        self._gone.update(zip(page.rowids, page.each_id(), strict=False))
 
 
 class QdrantFolder(ReaderBase):
@@ -107,30 +211,26 @@ class QdrantFolder(ReaderBase):
     def rows(self) -> Iterator[Memory | Skipped]:
         """Every row; one that is rewritten during the scan comes again with its new content."""
         self._missing, self._listing = None, None
-        newest = NewestRows()
         version = self._db.one("PRAGMA data_version")
         self._copies = self._newest_copies() if self._has_unusual_keys() else None
-        pages: list[_Page] = []
-        spans: list[_Span] = [(0, None)]
-        for _ in range(_ROUNDS):
-            for after, until in spans:
-                for rows in self._pages(after, until):
-                    ids = []
-                    for rowid, key, blob in rows:
-                        row = self._row(rowid, key, blob)
-                        ids.append(row.id)
-                        yield row
-                    pages.append(_Page.of(after, rows, ids))
-                    after = rows[-1][0]
-                    newest.add(rows)
-            if version == self._db.one("PRAGMA data_version"):
-                spans = []  # nobody wrote since
-            else:
-                pages, spans = self._changed_since_read(pages)
-            if not spans:
+        scan = _Scan()
+        pages: Iterable[tuple[int, list[tuple[Any, ...]]]] = self._pages(
+            [(0, self._db.one("SELECT max(rowid) FROM points"))]
+        )
+        is_whole = False
+        for _ in range(_LISTINGS):
+            for after, rows in pages:
+                given = [self._row(*row) for row in rows]
+                yield from given
+                scan.add(after, rows, [row.id for row in given])
+            if is_whole or version == self._db.one("PRAGMA data_version"):
                 self._missing = 0
-                self._listing = self._listing_of(pages, newest)
+                self._listing = None if self._copies else scan.listing()
                 return
+            with self._db.snapshot():
+                spans = scan.compare(self._db)
+                is_whole = self._are_few(spans)
+                pages = list(self._pages(spans)) if is_whole else self._pages(spans)
 
     def missing(self) -> int | None:
         """0 if the last listing of all keys found no row that was not read."""
@@ -152,54 +252,29 @@ class QdrantFolder(ReaderBase):
             self._file, self._find, self._listing, history, identity=self._identity, schema=self._schema
         )
 
-    def _listing_of(self, pages: list[_Page], newest: NewestRows) -> Listing | None:
-        starts = {page.key_start for page in pages}
-        if self._copies or len(starts) > 1 or "" in starts or any(not page.ids for page in pages):
-            return None
-        rowids: array[int] = array("q")
-        pages = sorted(pages, key=lambda page: page.first)
-        for page in pages:
-            rowids.extend(page.rowids)
-        return Listing(rowids, b"".join(page.ids for page in pages), newest.among(rowids), "".join(starts))
+    def _pages(self, spans: Iterable[_Span]) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
+        """Pages of rows, each with the rowid that it follows."""
+        for after, until in spans:
+            while True:
+                rows = self._db.all(
+                    "SELECT rowid, id, point FROM points WHERE rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?",
+                    (after, until if until is not None else 2**63 - 1, _PAGE),
+                )
+                if not rows:
+                    break
+                yield after, rows
+                after = rows[-1][0]
 
-    def _pages(self, after: int, until: int | None) -> Iterator[list[tuple[Any, ...]]]:
-        while True:
-            rows = self._db.all(
-                "SELECT rowid, id, point FROM points WHERE rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?",
-                (after, until if until is not None else 2**63 - 1, _PAGE),
+    def _are_few(self, spans: Iterable[_Span]) -> bool:
+        """Whether these rows may be read while Mem0 waits to write."""
+        count = size = 0
+        for after, until in spans:
+            [(number, length)] = self._db.all(
+                "SELECT count(*), sum(length(point)) FROM points WHERE rowid > ? AND rowid <= ?",
+                (after, until if until is not None else 2**63 - 1),
             )
-            if not rows:
-                return
-            after = rows[-1][0]
-            yield rows
-
-    def _changed_since_read(self, pages: list[_Page]) -> tuple[list[_Page], list[_Span]]:
-        """The pages that did not change since they were read, and the spans that have to be read (again).
-
-        The listing is one transaction: every row outside the spans was yielded as it is at that moment.
-        """
-        pages = sorted(pages, key=lambda page: page.first)
-        firsts = [page.first for page in pages]
-        keys = [0] * len(pages)
-        first_new: int | None = None
-        for rowid, key in self._db.stream("SELECT rowid, id FROM points"):
-            index = bisect_right(firsts, rowid) - 1
-            if index < 0 or rowid > pages[index].last:
-                first_new = rowid if first_new is None else min(first_new, rowid)
-            else:
-                keys[index] ^= hash((rowid, key))
-        kept: list[_Page] = []
-        spans: list[_Span] = []
-        for page, now in zip(pages, keys, strict=True):
-            if first_new is not None and page.last >= first_new:
-                continue  # read again with the new rows, from the first of them on
-            if now == page.keys:
-                kept.append(page)
-            elif now != 0:
-                spans.append((page.first - 1, page.last))
-        if first_new is not None:
-            spans.append((first_new - 1, None))
-        return kept, spans
+            count, size = count + number, size + (length or 0)
+        return count <= MOST_CHANGED and size <= MOST_BYTES
 
     def _row(self, rowid: int, key: str, blob: bytes) -> Memory | Skipped:
         try:

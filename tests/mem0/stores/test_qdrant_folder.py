@@ -9,15 +9,19 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from spectron_migrate.errors import Incomplete, InputError
 from spectron_migrate.mem0.open import open_oss
+from spectron_migrate.mem0.reader import ChangesReader
 from spectron_migrate.mem0.stores.qdrant_folder import OUTDATED, QdrantFolder
 from spectron_migrate.records import Memory, Skipped
 from tests.mem0.app import config
@@ -118,6 +122,7 @@ def test_rows_written_while_reading_are_read_in_the_end(mem0_app: Callable[..., 
 
 def test_a_row_moved_by_a_writer_between_two_pages_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spectron_migrate.mem0.stores.qdrant_folder._PAGE", 3)
+    monkeypatch.setattr("spectron_migrate.mem0.stores.qdrant_folder.MOST_CHANGED", 2)
     rows = [(key_of(uuid(number)), point(uuid(number), data=f"old {number}")) for number in range(10)]
     folder = write_store(tmp_path, rows)
     writer = sqlite3.connect(folder / "store/collection/mem0/storage.sqlite", isolation_level=None)
@@ -133,7 +138,7 @@ def test_a_row_moved_by_a_writer_between_two_pages_is_not_lost(tmp_path: Path, m
                     values = (key_of(uuid(number)), point(uuid(number), data=f"new {number}"))
                     writer.execute("INSERT OR REPLACE INTO points VALUES (?, ?)", values)
                 writer.execute("DELETE FROM points WHERE id = ?", (key_of(uuid(8)),))
-            if given == 12:  # the last rowids are given anew: their keys differ, not their numbers
+            if given == 10:  # the last rowids are given anew: their keys differ, not their numbers
                 writer.execute("DELETE FROM points WHERE id = ?", (key_of(uuid(11)),))
                 values = (key_of(uuid(12)), point(uuid(12), data="reused"))
                 writer.execute("INSERT INTO points VALUES (?, ?)", values)
@@ -143,6 +148,75 @@ def test_a_row_moved_by_a_writer_between_two_pages_is_not_lost(tmp_path: Path, m
     expected = {uuid(number): f"old {number}" for number in range(1, 8)}
     expected |= {uuid(0): "new 0", uuid(9): "new 9", uuid(12): "reused"}
     assert expected == {memory_id: found[memory_id] for memory_id in expected}
+
+
+def test_a_reading_ends_although_an_application_writes_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spectron_migrate.mem0.stores.qdrant_folder._PAGE", 3)
+    folder = write_store(tmp_path, [(key_of(uuid(number)), point(uuid(number), data="old")) for number in range(10)])
+    writer = sqlite3.connect(folder / "store/collection/mem0/storage.sqlite", isolation_level=None)
+    with open_folder(settings_of(folder)) as reader:
+        ids = set()
+        for number, row in enumerate(reader.rows()):
+            ids.add(row.id)
+            values = (key_of(uuid(100 + number)), point(uuid(100 + number), data="new"))
+            writer.execute("INSERT INTO points VALUES (?, ?)", values)
+        assert 0 == reader.missing()
+    writer.close()
+
+    assert {uuid(number) for number in range(10)} < ids
+
+
+@settings(max_examples=60)
+@given(
+    plan=st.lists(
+        st.tuples(st.integers(0, 40), st.sampled_from(("write", "delete")), st.integers(0, 14)), min_size=1, max_size=40
+    ),
+    few=st.sampled_from((2, 50_000)),
+)
+def test_whatever_happens_during_a_reading_it_and_the_changes_after_it_show_all(
+    tmp_path_factory: pytest.TempPathFactory, plan: list[tuple[int, str, int]], few: int
+) -> None:
+    folder = write_store(
+        tmp_path_factory.mktemp("store"),
+        [(key_of(uuid(number)), point(uuid(number), data="old")) for number in range(10)],
+    )
+    writer = sqlite3.connect(folder / "store/collection/mem0/storage.sqlite", isolation_level=None)
+    with pytest.MonkeyPatch.context() as patched, open_folder(settings_of(folder)) as reader:
+        patched.setattr("spectron_migrate.mem0.stores.qdrant_folder._PAGE", 3)
+        patched.setattr("spectron_migrate.mem0.stores.qdrant_folder.MOST_CHANGED", few)
+        dump: dict[str, str] = {}
+        for at, row in enumerate(reader.rows()):
+            assert isinstance(row, Memory)
+            dump[row.id] = row.memory
+            for step, (_, what, number) in enumerate(one for one in plan if one[0] == at):
+                writer.execute("DELETE FROM points WHERE id = ?", (key_of(uuid(number)),))
+                if what == "write":
+                    values = (key_of(uuid(number)), point(uuid(number), data=f"written {at}.{step}"))
+                    writer.execute("INSERT INTO points VALUES (?, ?)", values)
+        assert 0 == reader.missing()
+        with closing_if_any(reader.changes()) as changes:
+            since = changes.changed(now=NOW) if changes is not None else None
+        if since is None:  # everything has to be read again, and that is known
+            dump = {row.id: row.memory for row in reader.rows() if isinstance(row, Memory)}
+        else:
+            for memory_id in since.gone:
+                del dump[memory_id]
+            dump |= {memory.id: memory.memory for memory in since.memories}
+    held = {row.id: row.memory for row in read(settings_of(folder)) if isinstance(row, Memory)}
+    writer.close()
+
+    assert held == dump
+
+
+@contextmanager
+def closing_if_any(opened: ChangesReader | None) -> Iterator[ChangesReader | None]:
+    try:
+        yield opened
+    finally:
+        if opened is not None:
+            opened.close()
 
 
 def test_only_the_latest_copy_of_a_point_counts(tmp_path: Path) -> None:
