@@ -1,8 +1,27 @@
-/** The three requests to Spectron that the assistant makes. Scopes are those of the built-in mapping, `user/<id>`. */
+/** The requests to Spectron that the assistant makes. Scopes are those of the built-in mapping, `user/<id>`, escaped. */
 
-import { randomUUID } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 
 const TRIES = 4;
+
+/** The scope segment of an id, exactly as the migration writes it: ids such as e-mail addresses are escaped. */
+export function segment(id: string): string {
+  if (id.length <= 64 && /^[a-z0-9][a-z0-9._-]*$/.test(id) && !id.startsWith("x--")) return id;
+  const bytes = Buffer.concat([...id].map(utf8));
+  const spelled = [...bytes].map((byte) => {
+    const character = String.fromCharCode(byte);
+    return /[a-z0-9._]/.test(character) ? character : `-${byte.toString(16).padStart(2, "0")}`;
+  });
+  const escaped = `x--${spelled.join("")}`;
+  return escaped.length <= 64 ? escaped : `x---h${createHash("sha256").update(bytes).digest("hex").slice(0, 32)}`;
+}
+
+/** UTF-8, in which half of a surrogate pair keeps its own three bytes. */
+function utf8(character: string): Buffer {
+  const code = character.codePointAt(0)!;
+  if (code < 0xd800 || code > 0xdfff) return Buffer.from(character);
+  return Buffer.from([0xe0 | (code >> 12), 0x80 | ((code >> 6) & 0x3f), 0x80 | (code & 0x3f)]);
+}
 
 export class Spectron {
   readonly #base: string;
@@ -16,7 +35,8 @@ export class Spectron {
 
   /** The texts that are known about the query in the user's scope and below it, best first. */
   async search(user: string, query: string, k: number): Promise<string[]> {
-    const lens = [[`user/${user}`], [`user/${user}/*`]];
+    const scope = `user/${segment(user)}`;
+    const lens = [[scope], [`${scope}/*`]];
     const answer = await this.#post("/query", { query, k, lens, include: ["passages"] });
     return answer.hits.map((hit: { text: string }) => hit.text);
   }
@@ -27,7 +47,7 @@ export class Spectron {
       text,
       infer: "full",
       session_id: await this.#sessionOf(user),
-      scopes: [[`user/${user}`]],
+      scopes: [[`user/${segment(user)}`]],
       role: "user",
       memory_category: "knowledge",
     };
@@ -38,8 +58,9 @@ export class Spectron {
   async #sessionOf(user: string): Promise<string> {
     const known = this.#sessions.get(user);
     if (known !== undefined) return known;
-    await this.#post("/scopes", { path: `user/${user}` }, undefined, [409]);
-    const { id } = await this.#post("/sessions", { scopes: [[`user/${user}`]], metadata: {} });
+    const scope = `user/${segment(user)}`;
+    await this.#post("/scopes", { path: scope }, undefined, [409]);
+    const { id } = await this.#post("/sessions", { scopes: [[scope]], metadata: {} });
     this.#sessions.set(user, id);
     return id;
   }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -16,7 +17,7 @@ from spectron_migrate.cli.opening import catch_up_settings, mem0_section, open_a
 from spectron_migrate.cli.options import GlobalOptions, SectionedCommand, read_filters, with_global_options
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_async, run_command
 from spectron_migrate.cli.tables import facts, plain
-from spectron_migrate.errors import ExitCode, InputError, KeyRefused, WrongLedger
+from spectron_migrate.errors import ExitCode, InputError, KeyRefused, Unreachable, WrongLedger
 from spectron_migrate.records import Reporter, counted, format_time
 
 if TYPE_CHECKING:
@@ -56,10 +57,10 @@ def start(options: GlobalOptions, reason: ReasonOption = "") -> int:
     def step(inputs: StepInputs) -> StepResult:
         from spectron_migrate.cutover import ungated_steps
 
+        migration = _migration_id(inputs.settings, inputs.state)
+        inputs.learn_completion()
         catch_up = inputs.settings.cutover.catch_up
-        return ungated_steps.start(
-            inputs.state, _migration_id(inputs.settings, inputs.state), catch_up, why=reason, **inputs.signature
-        )
+        return ungated_steps.start(inputs.state, migration, catch_up, why=reason, **inputs.signature)
 
     return run_command("cutover", options, partial(run, step=step))
 
@@ -270,7 +271,30 @@ class StepInputs:
             max_age_s=self.settings.cutover.max_age_s,
             soak_s=self.settings.cutover.soak_s,
             reporter=self.invocation.reporter,
+            migration=lambda: _migration_id(self.settings, self.invocation.state),
         )
+
+    def learn_completion(self) -> None:
+        """Ask Spectron whether the cutover is complete, where the state knows of none; see `Cutover.learn_completion`.
+
+        Nothing is asked where the settings name no Spectron; where it does not answer, a warning says so.
+        """
+        from spectron_migrate.state.journal import read_journal
+
+        if read_journal(self.state).state.phase != "mem0":
+            return
+
+        async def ask() -> None:
+            with suppress(InputError, KeyRefused):
+                async with open_api(self.settings, max_connections=1) as api:
+                    try:
+                        await self.cutover.learn_completion(api)
+                    except (Unreachable, KeyRefused) as error:
+                        self.invocation.reporter.warn(
+                            f"{error.message}: so nobody knows whether this migration is complete already"
+                        )
+
+        run_async(self.invocation, ask())
 
     def open_api(self) -> SpectronApi:
         """The wire; prints the host and context before anything is written."""
@@ -295,9 +319,6 @@ class StepInputs:
 
 def run(invocation: Invocation, step: Callable[[StepInputs], StepResult], *, is_check: bool = False) -> CommandResult:
     """Take one step of a cutover. `is_check`: it is about the gates, so each is shown in full."""
-    from spectron_migrate.cutover.status import next_command
-    from spectron_migrate.state.following import is_followed
-
     inputs = StepInputs(invocation)
     result = step(inputs)
     gates = tuple(replace(gate, hint=invocation.complete_hint(gate.hint)) for gate in result.gates)
@@ -307,10 +328,25 @@ def run(invocation: Invocation, step: Callable[[StepInputs], StepResult], *, is_
         result.to_json(),
         draw(result, is_check=is_check),
         migration=result.state.migration or None,
-        next=next_command(
-            result.state, following=is_followed(inputs.state), ready=result.ready, late=result.late_writes
-        ),
+        next=_next(inputs, result),
     )
+
+
+def _next(inputs: StepInputs, result: StepResult) -> str | None:
+    """The command to run next. A step that would move reads again is not offered at once, but to be taken later."""
+    from spectron_migrate.cutover.status import next_command
+    from spectron_migrate.ledger import Ledger
+    from spectron_migrate.state.following import is_followed
+
+    state, following = result.state, is_followed(inputs.state)
+    if state.phase == "complete" and not Ledger.exists(inputs.state):
+        return "spectron-migrate export"
+    following_step = next_command(state, following=following, ready=result.ready, late=result.late_writes)
+    if not result.moved or not result.ready or following_step is None:
+        return following_step
+    later = inputs.invocation.complete(following_step)
+    inputs.invocation.reporter.info(f"wait and see what users say, for example for a day, before: {later}")
+    return "spectron-migrate cutover check"
 
 
 def _migration_id(settings: Settings, state: StateStore) -> str:

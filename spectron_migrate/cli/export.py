@@ -133,11 +133,25 @@ def run(
             f"interrupted; the dump in {settings.dump} is whole: as it was before, or up to date", hint="run it again"
         ) from None
     remember_config(settings.dump, settings.mem0.config if settings.mem0.kind == "oss" else None)
-    return CommandResult(summary.exit_code, summary.to_json(), draw(summary), next=_next(summary))
+    return CommandResult(summary.exit_code, summary.to_json(), draw(summary), next=_next(invocation, summary))
 
 
-def _next(summary: ExportSummary) -> str | None:
-    return "spectron-migrate replay --dry-run" if summary.exit_code == ExitCode.DONE else None
+def _next(invocation: Invocation, summary: ExportSummary) -> str | None:
+    """What a migration does with the dump; after `complete` a state that has no ledger, or a backup, adopts with it."""
+    from spectron_migrate.ledger import Ledger
+    from spectron_migrate.ledger.read.adoption import backup_of
+    from spectron_migrate.state.journal import read_journal
+
+    if summary.exit_code != ExitCode.DONE:
+        return None
+    state = invocation.state
+    if state.folder is None or read_journal(state).state.phase != "complete":
+        return "spectron-migrate replay --dry-run"
+    if Ledger.exists(state):
+        with Ledger.open_for_reading(state) as ledger:
+            if backup_of(ledger) is None:
+                return "spectron-migrate cutover check"
+    return "spectron-migrate replay --dry-run --adopt"
 
 
 def draw(summary: ExportSummary) -> Iterator[RenderableType]:

@@ -273,6 +273,7 @@ def _deliver(
     """Deliver the dump, or without one what is planned."""
     from spectron_migrate.mapping import load_mapping
     from spectron_migrate.migration.replay import Replay
+    from spectron_migrate.state.journal import read_journal
 
     mapping, reporter = load_mapping(settings.mapping), invocation.reporter
     replay = Replay(invocation.state, dump, mapping, replay_options, reporter=reporter)
@@ -284,16 +285,17 @@ def _deliver(
         _mention_later_writes(invocation, settings, dump)
     with exporting(settings, invocation.state, mapping.digest, warn=reporter.warn) as exporter:
         summary = run_async(invocation, _replay(replay, settings, replay_options, exporter))
-    return _result(summary, replay_options)
+    return _result(summary, replay_options, complete=read_journal(invocation.state).state.phase == "complete")
 
 
-def _result(summary: ReplaySummary, replay_options: ReplayOptions) -> CommandResult:
+def _result(summary: ReplaySummary, replay_options: ReplayOptions, *, complete: bool = False) -> CommandResult:
+    """`complete`: the cutover is; nothing is verified any more then."""
     return CommandResult(
         summary.exit_code,
         summary.to_json(),
         replay_screen.draw(summary),
         migration=summary.migration or None,
-        next=_next(summary, replay_options),
+        next=_next(summary, replay_options, complete=complete),
     )
 
 
@@ -310,10 +312,12 @@ async def _replay(
 def _mention_later_writes(invocation: Invocation, settings: Settings, dump: Dump) -> None:
     from spectron_migrate.state.journal import read_journal
 
-    if dump.source.kind != "files" and not read_journal(invocation.state).state.is_under_way:
+    cutover = read_journal(invocation.state).state
+    if dump.source.kind != "files" and not cutover.is_under_way:
+        way = "replay --late-writers" if cutover.phase == "complete" else "cutover start, then replay --follow"
         invocation.reporter.info(
             f"this dump contains nothing that was written to Mem0 after {dump.manifest.scan_began[:19]}Z;"
-            " for an application that keeps writing: cutover start, then replay --follow"
+            f" for an application that keeps writing: {way}"
         )
 
 
@@ -350,7 +354,7 @@ def _filter_options(replay_options: ReplayOptions) -> list[str]:
     return words if replay_options.limit is None else [*words, "--limit", str(replay_options.limit)]
 
 
-def _next(summary: ReplaySummary, replay_options: ReplayOptions) -> str | None:
+def _next(summary: ReplaySummary, replay_options: ReplayOptions, *, complete: bool) -> str | None:
     again = "spectron-migrate replay"
     filters = shlex.join(_filter_options(replay_options))
     if summary.dry_run:
@@ -358,6 +362,8 @@ def _next(summary: ReplaySummary, replay_options: ReplayOptions) -> str | None:
         return f"{again} {filters}".rstrip() if len(filters) <= LONGEST else None
     if summary.exit_code == ExitCode.DONE and filters:
         return again  # for the memories that the filters left out
+    if summary.exit_code == ExitCode.DONE and complete:
+        return "spectron-migrate cutover check"
     if summary.exit_code == ExitCode.DONE:
         return "spectron-migrate dual-verify"
     if summary.exit_code in (ExitCode.SIGINT, ExitCode.SIGTERM, ExitCode.UNREACHABLE, ExitCode.LIMIT):

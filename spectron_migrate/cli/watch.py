@@ -109,7 +109,7 @@ class Watcher:
             read_running(self._store, now=now),
             self._state.get(),
             cutover,
-            (self._gates.get() or []) if cutover is not None and cutover["phase"] != "mem0" else [],
+            (self._gates.get() or []) if cutover is not None and cutover["phase"] not in ("mem0", "complete") else [],
             self._settings.cutover.max_lag_s,
             list(read_tail(self._store.work_folder, EVENTS)),
         )

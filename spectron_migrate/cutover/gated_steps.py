@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 
 from spectron_migrate.cutover import ungated_steps
 from spectron_migrate.cutover.evidence import gather
@@ -21,18 +22,21 @@ from spectron_migrate.cutover.gates import evaluate_gates, exit_code_of, gates_b
 from spectron_migrate.cutover.next_step import GatedStep, next_gated_step
 from spectron_migrate.cutover.phases import Command, StepResult, describe_reads, require_legal
 from spectron_migrate.cutover.privacy import write_privacy_report
-from spectron_migrate.errors import ExitCode, InputError, KeyRefused, NotConfirmed, NotLegal
+from spectron_migrate.delivery.marker import RunMarker
+from spectron_migrate.errors import ExitCode, InputError, KeyRefused, NotConfirmed, NotLegal, Unreachable
 from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.cutover_note import note_cutover
+from spectron_migrate.migration.completion_marker import MarkedMigration, learn_completion, mark_completion
 from spectron_migrate.migration.late_writers import read_late_writes
 from spectron_migrate.migration.ledger_access import round_lock
 from spectron_migrate.migration.reconcile import Reconciled, reconcile
 from spectron_migrate.migration.rounds import CatchUpSettings, Rounds
-from spectron_migrate.records import Json, Reporter, counted, format_time
+from spectron_migrate.records import Json, Reporter, counted, format_time, name_first
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state import processes
 from spectron_migrate.state.cutover_state import CutoverState, Step
 from spectron_migrate.state.journal import publish_routing, read_journal, record_step, whoami
-from spectron_migrate.state.store import StateStore
+from spectron_migrate.state.store import StateStore, store_at
 
 ROUND_PATIENCE_S = 120.0
 """How long a step waits for a round of another process."""
@@ -56,13 +60,15 @@ class Cutover:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         who: str | None = None,
+        migration: Callable[[], str] | None = None,
     ) -> None:
         """`store`: the state, or its directory. `who` is recorded with every step, by default user, host and process.
 
-        `settings` is called only when Mem0 or Spectron is needed, so broken settings never prevent reads from going
-        back to Mem0. `max_age_s`: how old a verdict and a comparison may be. `soak_s`: how long all users must have
-        been read from Spectron before `complete`.
+        `settings` is called only when Mem0 or Spectron is needed, so broken settings never prevent reads from
+        going back to Mem0. `max_age_s`: how old a verdict and a comparison may be. `soak_s`: how long all users must
+        have been read from Spectron before `complete`. `migration`: its id, for a state that does not know it yet.
         """
+        self._find_migration = migration
         self._make_settings = settings
         self._store = store
         self._max_age_s = max_age_s
@@ -78,11 +84,13 @@ class Cutover:
         Changes nothing, except that a `routing.json` which a crash left behind the journal is brought up to date.
         """
         publish_routing(self._store, now=self._stamp())
+        with suppress(Unreachable, KeyRefused):  # the gate `key` says so
+            await self.learn_completion(api)
         state = read_journal(self._store).state
         if state.phase == "complete":
             privacy = write_privacy_report(self._store, now=self._stamp())
             if state.sealed:
-                return await self._check_late_writes(StepResult(state, privacy=privacy))
+                return await self._check_late_writes(api, StepResult(state, privacy=privacy))
             note = "Spectron is the only store, but late writes to Mem0 are not carried over yet: run complete again"
             return StepResult(state, privacy=privacy, exit_code=ExitCode.NO_GO, note=note)
         gates = await self._evaluate_gates(api)
@@ -91,13 +99,24 @@ class Cutover:
         code = exit_code_of(needed)
         return StepResult(state, gates, privacy=privacy, ready=code == ExitCode.DONE, exit_code=code)
 
-    async def _check_late_writes(self, result: StepResult) -> StepResult:
-        """Read Mem0 once more and name what is newer there, because somebody still writes to it."""
+    async def _check_late_writes(self, api: SpectronApi | None, result: StepResult) -> StepResult:
+        """Read Mem0 once more and name what is newer there: somebody still writes to it.
+
+        If Spectron lacks the marker of the completion, as after a restore, it is left there.
+        """
         try:
             settings = self._settings
         except (InputError, KeyRefused) as error:
             note = f"Spectron is the only store; Mem0 was not read again, because {error.message}"
             return replace(result, note=note)
+        if not Ledger.exists(self._store):
+            note = (
+                "Spectron is the only store, but this state has no ledger: export, then spectron-migrate replay --adopt"
+            )
+            return replace(result, exit_code=ExitCode.NO_GO, note=note)
+        if api is not None:
+            with suppress(Unreachable, KeyRefused):
+                await self._mark_completion(api)
         async with round_lock(self._store, sleep=self._sleep, patience_s=ROUND_PATIENCE_S):
             with closing(Rounds(settings, reporter=self._reporter, now=self._now, sleep=self._sleep)) as rounds:
                 late = await read_late_writes(rounds, now=self._now)
@@ -115,6 +134,8 @@ class Cutover:
 
     async def accept(self, api: SpectronApi | None, gate: str, ids: Sequence[str], *, why: str) -> StepResult:
         """Let a gate pass for what it shows now. Raises InputError if it cannot be accepted."""
+        with suppress(Unreachable, KeyRefused):
+            await self.learn_completion(api)
         self._require_legal("accept")
         chosen, about = prepare_acceptance(await self._evaluate_gates(api), gate, ids)
         step = Step("accept", self._stamp(), self._who, why, gate=gate, ids=chosen, about=about)
@@ -139,6 +160,8 @@ class Cutover:
             return back
         state = self._require_legal("shift")
         async with round_lock(self._store, sleep=self._sleep, patience_s=ROUND_PATIENCE_S), api() as wire:
+            if await self.learn_completion(wire):
+                self._require_legal("shift")
             reconciled = await self._reconcile(wire)
             gates = await self._evaluate_gates(wire)
             moves_all = state.after(step).all_read_since is not None
@@ -151,7 +174,7 @@ class Cutover:
             state = record_step(self._store, step, decided_in=state)
             gates = await self._evaluate_gates(wire)  # the gates of the step after this one
         ready = exit_code_of(gates_before(gates, next_gated_step(state))) == ExitCode.DONE
-        return StepResult(state, gates, reconciled, ready=ready, note=describe_reads(state))
+        return StepResult(state, gates, reconciled, ready=ready, moved=True, note=describe_reads(state))
 
     async def complete(
         self, api: Callable[[], SpectronApi], migration: str | None, *, yes: bool, why: str = ""
@@ -181,6 +204,8 @@ class Cutover:
             )
         async with round_lock(self._store, sleep=self._sleep, patience_s=ROUND_PATIENCE_S), api() as wire:
             gates: tuple[GateResult, ...] = ()
+            if await self.learn_completion(wire):
+                return StepResult(read_journal(self._store).state, note="the cutover was completed with another state")
             if state.phase != "complete":
                 gates = await self._evaluate_gates(wire)
                 code = exit_code_of(gate for gate in gates if gate.holds != "shift")
@@ -193,9 +218,8 @@ class Cutover:
                     closing = Step("closing", self._stamp(), self._who, why)
                     state = record_step(self._store, closing, decided_in=state)
                 reconciled = await self._reconcile(wire, quiet=True)
-                # A replay that began now could still supersede facts after applications have begun to write to
-                # Spectron.
-                with Ledger.open_for_writing(self._store, create=False):
+                # A replay that began now could still supersede facts after applications write to Spectron.
+                with Ledger.open_for_writing(self._store, create=False) as ledger:
                     gates = _require_quiet(await self._evaluate_gates(wire), reconciled)
                     if exit_code_of(gates) != ExitCode.DONE:
                         note = "Mem0 cannot be left yet: not every gate passes"
@@ -213,8 +237,33 @@ class Cutover:
                         mapping_digest=mapping.digest,
                         rules_digest=mapping.rules_digest,
                     )
+                    note_cutover(ledger, "complete", step.at)
                     state = record_step(self._store, step, decided_in=state)
+            await self._mark_completion(wire)
             return await self._seal(wire, state, gates)
+
+    async def learn_completion(self, api: SpectronApi | None) -> bool:
+        """Ask Spectron whether the cutover is complete, if the state does not know: then its journal says so too.
+
+        True if the state learned it. Raises what the wire raises. Nothing is asked without a wire, or if the migration
+        is not known.
+        """
+        store = store_at(self._store)
+        if api is None or read_journal(store).state.phase == "complete":
+            return False
+        migration = MarkedMigration.of_state(store)
+        if migration is None and self._find_migration is not None:
+            found = self._find_migration()
+            migration = MarkedMigration(found, found)
+        if migration is None:
+            return False
+        mapping, reporter = self._settings.mapping, self._reporter
+        return await learn_completion(store, migration, api, mapping, now=self._stamp(), reporter=reporter) is not None
+
+    async def _mark_completion(self, wire: SpectronApi) -> None:
+        """Tell states that do not know it that the cutover is complete."""
+        marker = RunMarker(sleep=self._sleep)
+        await mark_completion(store_at(self._store), wire, self._settings.mapping, marker, reporter=self._reporter)
 
     async def _seal(self, wire: SpectronApi, state: CutoverState, gates: tuple[GateResult, ...]) -> StepResult:
         """Bring over what was written to Mem0 while applications switched. It no longer supersedes anything."""
@@ -225,7 +274,7 @@ class Cutover:
             note = "Spectron is the only store, but something still writes to Mem0: stop it, then run this again"
             return StepResult(state, gates, reconciled, privacy, exit_code=ExitCode.NO_GO, note=note)
         state = record_step(self._store, Step("sealed", self._stamp(), self._who), decided_in=state)
-        note = "Spectron is now the only store; Mem0 is no longer needed"
+        note = "Spectron is now the only store; keep Mem0 until a check after a day has found nothing new there"
         return StepResult(state, gates, reconciled, privacy, note=note)
 
     async def _wait_for_processes(self, epoch: int) -> None:
@@ -281,11 +330,15 @@ class Cutover:
 def _require_all_reads_shifted(state: CutoverState) -> None:
     if state.percent == 100 and not state.pinned_to_mem0:
         return
-    count = len(state.pinned_to_mem0)
-    pinned = f", with {counted(count, 'user')} pinned to Mem0" if count else ""
+    pinned = sorted(state.pinned_to_mem0)
+    problems = [f"{state.percent:g} % of users are read from Spectron"] if state.percent != 100 else []
+    if pinned:
+        problems.append(f"{counted(len(pinned), 'user')} pinned to Mem0: {name_first(pinned)}")
+    steps = ["cutover shift 100"] if state.percent != 100 else []
+    steps += [f"cutover shift 100 --user {quote(pinned[0])}"] if pinned else []
     raise NotLegal(
-        f"`cutover complete` is not legal while {state.percent:g} % of users are read from Spectron{pinned}",
-        hint="spectron-migrate cutover shift 100, and shift 100 --user ID for each pinned user",
+        f"`cutover complete` needs that everybody is read from Spectron; {', '.join(problems)}",
+        hint=", then ".join(f"spectron-migrate {each}" for each in steps),
     )
 
 

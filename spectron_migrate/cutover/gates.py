@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from shlex import quote
 
 from spectron_migrate.cutover.evidence import Evidence
 from spectron_migrate.cutover.gate_result import (
@@ -41,7 +42,7 @@ from spectron_migrate.cutover.gate_result import (
 )
 from spectron_migrate.cutover.next_step import GATED_STEPS, GatedStep
 from spectron_migrate.errors import ExitCode, InputError
-from spectron_migrate.records import Json, counted
+from spectron_migrate.records import Json, counted, name_first
 from spectron_migrate.state.cutover_state import acceptance_mark
 from spectron_migrate.state.processes import GATE_DAYS
 
@@ -94,8 +95,9 @@ def prepare_acceptance(gates: Sequence[GateResult], name: str, ids: Sequence[str
     if strangers:
         raise InputError.of_all([f"the gate {name} is not about memory {each}" for each in strangers])
     if not gate.memories and not gate.about:
-        hint = "spectron-migrate cutover check shows its state"
-        raise InputError(f"the gate {name} has nothing to accept", hint=hint)
+        if gate.passed:
+            raise InputError(f"the gate {name} passes: there is nothing to accept")
+        raise InputError(f"the gate {name} has nothing to accept yet", hint=gate.hint)
     chosen = tuple(ids or gate.memories)
     return chosen, " ".join(acceptance_mark(gate.memories[each]) for each in chosen) or gate.about
 
@@ -298,7 +300,12 @@ def _soak(evidence: Evidence) -> GateResult:
     since, soak_s = evidence.state.all_read_since, evidence.soak_s
     limit: Json = soak_s if soak_s else "0s: none is asked for"
     if since is None:
-        return not_yet(None, limit, "begins when all are read from Spectron: spectron-migrate cutover shift 100")
+        pinned = sorted(evidence.state.pinned_to_mem0) if evidence.state.percent == 100 else []
+        who = f", and {name_first(pinned)} {'is' if len(pinned) == 1 else 'are'} pinned to Mem0" if pinned else ""
+        step = f" --user {quote(pinned[0])}" if pinned else ""
+        return not_yet(
+            None, limit, f"begins when all are read from Spectron{who}: spectron-migrate cutover shift 100{step}"
+        )
     soaked_s = round((evidence.now - datetime.fromisoformat(since)).total_seconds(), 1)
     if soaked_s >= soak_s:
         return passed(soaked_s, limit)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from spectron_migrate.state.cutover_state import CutoverState
 
-SHARES = (1, 5, 25, 50, 100)
+SHARES = (5, 50, 100)
 """The percentages of users that are suggested, one after another."""
 GatedStep = Literal["shift", "all", "complete"]
 """A step that gates hold back: a shift towards Spectron, a shift of all users, `complete`."""

@@ -61,6 +61,8 @@ class StepResult:
 
     ready: bool | None = None
     """Whether every gate passes that the next step needs; None if the gates were not evaluated."""
+    moved: bool = False
+    """Whether reads were moved to Spectron just now: the next step is better not taken at once."""
 
     refused: GatedStep | None = None
     """The step that the gates refused; None where they refused none."""
@@ -107,8 +109,14 @@ def require_legal(store: Path | StateStore, command: Command, *, now: str, repor
         )
     if command in LEGAL[state.phase] or (is_truncated and command == "abort"):
         return state
-    steps = ", ".join(f"cutover {each}" for each in LEGAL[state.phase])
-    raise NotLegal(f"`cutover {command}` is not legal {_WHEN[state.phase]}", hint=f"legal now: {steps}")
+    hint = f"legal now: {', '.join(f'cutover {each}' for each in LEGAL[state.phase])}"
+    if state.phase == "complete":
+        finish = "" if state.sealed else "cutover complete finishes it; "
+        hint = (
+            f"{finish}there is no way back, because Mem0 is out of date; if Spectron fails, the adapter tries again and"
+            " then raises: see docs/adapter.md, After complete"
+        )
+    raise NotLegal(f"`cutover {command}` is not legal {_WHEN[state.phase]}", hint=hint)
 
 
 _WHEN: dict[Phase, str] = {

@@ -66,7 +66,7 @@ def cutover_status(store: Path | StateStore, *, now: datetime) -> dict[str, Json
 def next_command(
     state: CutoverState, *, following: bool, ready: bool | None = None, late: LateWrites | None = None
 ) -> str | None:
-    """The command to run next; None if the cutover is over or never began.
+    """The command to run next; None if the cutover never began, or is over and Mem0 was found unchanged since.
 
     `ready`: whether every gate passes that the next step needs; None if the gates were not evaluated. `late`: what the
     last reading of Mem0 after `complete` found.
@@ -74,7 +74,9 @@ def next_command(
     if state.phase == "complete":
         if not state.sealed:
             return _complete_command(state)
-        return "spectron-migrate replay --late-writers" if late is not None and late.count else None
+        if late is None:
+            return "spectron-migrate cutover check"
+        return "spectron-migrate replay --late-writers" if late.count else None
     if not state.is_under_way:
         return None
     if not following:

@@ -52,7 +52,7 @@ def start(
     if catch_up == "outbox":
         _wait_for_processes(store, state.epoch, reporter, sleep)
     reporter.info(
-        "what this costs: `erase` is refused until `cutover abort`, and for good once a read was shifted to Spectron"
+        "what you give up: `erase` is refused until `cutover abort`, and for good once a read was shifted to Spectron"
     )
     return StepResult(state, note="the cutover began; everything is read from Mem0 as before")
 

@@ -1,18 +1,21 @@
 """The marker that a run leaves on the server. By it a ledger that is older than the server finds that out.
 
 A marker is a scope node below each constant prefix of the run's targets, such as `user/x---m<migration>-<number>`.
-Nothing is ever written to it. See docs/protocol.md, A ledger that is lost, restored or copied.
+Nothing is ever written to it. `cutover complete` leaves one more, `x---m<migration>-complete`, for states that do not
+know of it. See docs/protocol.md, A ledger that is lost, restored or copied.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 
 from spectron_migrate.backoff import backoff_s
 from spectron_migrate.delivery.own_work import OwnWork
 from spectron_migrate.errors import ScopeRefused, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, markers, sessions
+from spectron_migrate.ledger.cutover_note import cutover_note
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.mapping.segments import MARKER
 from spectron_migrate.records import name_first, parse_time
@@ -23,7 +26,9 @@ from spectron_migrate.spectron.wire import InDoubt, NotBegun
 NEW_NUMBER_AFTER_S = 12 * 3600.0
 """A process that runs for longer than this takes a new number each time it has passed."""
 TRIES = 6
-_MARKER = re.compile(re.escape(MARKER) + r"([0-9a-f]+)(?:\.([0-9]+\.[0-9]+))?-([0-9]+)")
+COMPLETE = "complete"
+"""In place of a number: the cutover of the migration is complete."""
+_MARKER = re.compile(re.escape(MARKER) + rf"([0-9a-f]+)(?:\.([0-9]+\.[0-9]+))?-([0-9]+|{COMPLETE})")
 BEHIND_HINT = (
     "name the state directory of the ledger that wrote last with --state; if that is gone, take over what is there:"
     " spectron-migrate replay --adopt"
@@ -46,6 +51,8 @@ class RunMarker:
         """`sleep` waits between tries."""
         self._sleep = sleep
         self._own: dict[object, OwnWork] = {}
+        self.looked_for_completion = False
+        """Whether this process has asked the server if the cutover is complete."""
 
     def own_work(self, ledger: Ledger, now: str) -> OwnWork:
         """What this process has begun in the ledger."""
@@ -113,6 +120,26 @@ class RunMarker:
                 return
             await self._sleep(backoff_s(attempt, first_s=0.25, longest_s=8.0, asked_s=None))
 
+    async def leave_completion(self, api: SpectronApi, mapping: ScopeMapping, name: str) -> list[str]:
+        """Mark the server: the cutover is complete. Returns why markers that are lacking could not be made.
+
+        `name`: what markers call the migration. Call once the journal says so. Raises Unreachable and KeyRefused.
+        """
+        listed: list[str] | None = None
+        with suppress(ScopeRefused):
+            listed = [node.path for node in await api.scopes()]
+        prefixes = (
+            [each for each in mapping.constant_prefixes if each] if listed is None else prefixes_of(mapping, listed)
+        )
+        refused = []
+        for path in (f"{prefix}/{MARKER}{name}-{COMPLETE}" for prefix in prefixes):
+            if listed is None or path not in listed:
+                try:
+                    await self._register(api, path)
+                except ScopeRefused as error:
+                    refused.append(error.message)
+        return refused
+
     async def _mark(self, ledger: Ledger, api: SpectronApi, path: str, now: str) -> str | None:
         """Register one node; returns why the key may not do that, or None."""
         created, why = False, None
@@ -172,6 +199,15 @@ def check_markers(ledger: Ledger, mapping: ScopeMapping, listed: Iterable[str]) 
     )
 
 
+def marker_of_completion(mapping: ScopeMapping, name: str, listed: Iterable[str]) -> str | None:
+    """The marker that says that the cutover is complete; None if there is none (pure).
+
+    `name`: what markers call the migration.
+    """
+    wanted = {f"{prefix}/{MARKER}{name}-{COMPLETE}" for prefix in mapping.constant_prefixes}
+    return min(wanted.intersection(listed), default=None)
+
+
 def take_over_markers(ledger: Ledger, listed: Iterable[str], *, now: str) -> None:
     """Record all markers of this migration as known, because what their runs wrote has been looked for.
 
@@ -195,6 +231,8 @@ def shows_newest_marker(ledger: Ledger, listed: Iterable[str]) -> bool:
 def _unknown_markers(ledger: Ledger, listed: Iterable[str]) -> dict[str, str]:
     """Markers of this migration that the ledger does not know, with the names that it would use for them."""
     known = markers.known_markers(ledger)
+    if cutover_note(ledger) == "complete":
+        known.add(COMPLETE)
     return {path: name for path, name in _markers_of_migration(ledger, listed).items() if name not in known}
 
 

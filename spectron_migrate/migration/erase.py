@@ -172,11 +172,16 @@ class Eraser:
                 hint="restore the file; without it, migrate to another context instead",
             )
         if cutover.ever_shifted is not None:
+            hint = (
+                "cutover abort sends reads to Mem0, and then nothing reads these scopes; to start over, migrate to"
+                " another context with its own --state"
+            )
+            if cutover.phase == "complete":
+                hint = "applications use them; Spectron's POST /scopes/forget erases a whole scope, whoever wrote there"
             raise NotLegal(
                 f"reads were shifted to Spectron at {cutover.ever_shifted}: applications have used these scopes, and"
                 " not everything in them may be from this migration",
-                hint="cutover abort sends reads to Mem0, and then nothing reads these scopes; to start over, migrate to"
-                " another context with its own --state",
+                hint=hint,
             )
         if cutover.is_under_way:
             raise NotLegal(

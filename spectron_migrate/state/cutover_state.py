@@ -38,7 +38,7 @@ class Step:
     each, separated by spaces; else the gate's own `about`. If the gate finds something else, it must be accepted again.
     """
     migration: str = ""
-    """`start`: the migration's id."""
+    """`start`: the migration's id; `complete` where the state learned of it from Spectron."""
     catch_up: CatchUp = "follow"
     """`start`: how writes to Mem0 are caught up."""
     gates: tuple[Mapping[str, Json], ...] = ()
@@ -160,6 +160,8 @@ class CutoverState:
                     pinned_to_mem0=frozenset(),
                     mapping_digest=step.mapping_digest,
                     rules_digest=step.rules_digest,
+                    migration=step.migration or self.migration,
+                    ever_began=True,
                 )
             case "sealed":
                 return replace(moved, sealed=True)

@@ -163,6 +163,8 @@ def test_a_migration_from_export_to_complete(workplace: Workplace) -> None:
     assert "spectron" == route()
     shifted = workplace.run("cutover shift 5")
     assert "5 % of users" in shifted
+    assert "next: spectron-migrate cutover check" in shifted
+    assert "for a day, before: spectron-migrate cutover shift " in shifted
     assert "has its rank as `score`" in shifted
     assert "everything is read from Mem0" in workplace.run('cutover revert --reason "support calls"')
     assert "mem0" == route()
@@ -189,17 +191,22 @@ def test_a_migration_from_export_to_complete(workplace: Workplace) -> None:
     assert "not 0123456789abcdef: nothing was changed" in wrong
     assert "cutover complete --migration" not in wrong  # a wrong id means a wrong directory: nothing to paste
     confirm = str(answer["error"]["hint"]).removeprefix("spectron-migrate ")
-    assert "Spectron is now the only store; Mem0 is no longer needed" in workplace.run(confirm)
-    assert "not legal any more" in workplace.run("cutover revert", 10)
+    assert "keep Mem0 until a check after a day" in workplace.run(confirm)
+    assert "no way back, because Mem0 is out of date" in workplace.run("cutover revert", 10)
     assert 0 == following.wait(60)
     assert "the cutover is complete" in following.communicate()[0]
     answer = workplace.run_json("status")
     assert "complete" == answer["cutover"]["phase"]
     assert answer["cutover"]["sealed"]
-    assert answer["next"] is None
+    assert "spectron-migrate cutover check" == answer["next"].split(" --state")[0]
 
     # Nobody wrote to Mem0 any more.
     assert "holds nothing newer" in workplace.run("cutover check")
+    assert workplace.run_json("status")["next"] is None
+    assert "next: spectron-migrate cutover check" in workplace.run("export")
+    replayed = workplace.run("replay")
+    assert "next: spectron-migrate cutover check" in replayed
+    assert "for an application that keeps writing: replay --late-writers" in replayed
     answer = output.check(workplace.run_json("replay --late-writers"))
     assert 0 == answer["exit_code"]
     assert 0 == answer["written"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from spectron_migrate.cutover import gated_steps
-from spectron_migrate.errors import ExitCode, LedgerLocked, NotConfirmed, NotLegal
+from spectron_migrate.errors import ExitCode, InputError, LedgerLocked, NotConfirmed, NotLegal
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.reconcile import QUIET_PAUSE_S
@@ -26,12 +26,16 @@ pytestmark = pytest.mark.slow
 def test_complete_is_not_legal_before_all_users_are_read_from_spectron(operator: Operator) -> None:
     operator.record("start")
     operator.record("shift", percent=50)
-    with pytest.raises(NotLegal, match="while 50 % of users are read"):
+    with pytest.raises(NotLegal, match="50 % of users are read"):
         operator.complete()
     operator.record("shift", percent=100)
     operator.record("pin", mem0=("alice",))
-    with pytest.raises(NotLegal, match="1 user pinned to Mem0"):
+    with pytest.raises(NotLegal, match="1 user pinned to Mem0: alice") as refused:
         operator.complete()
+    assert "spectron-migrate cutover shift 100 --user alice" == refused.value.hint
+    with pytest.raises(InputError, match="nothing to accept yet") as waits:
+        operator.accept("soak")
+    assert "alice is pinned to Mem0: spectron-migrate cutover shift 100 --user alice" in str(waits.value.hint)
 
 
 def test_complete_is_refused_until_an_application_is_attached_and_everybody_was_read_for_long_enough(

@@ -28,8 +28,8 @@ AT = "2026-11-22T10:00:00.000000Z"
         (STARTED, False, None, "spectron-migrate replay --follow"),
         (STARTED, True, None, "spectron-migrate cutover check"),
         (STARTED, True, False, "spectron-migrate cutover check"),
-        (STARTED, True, True, "spectron-migrate cutover shift 1"),
-        (replace(STARTED, phase="shift", percent=25), True, True, "spectron-migrate cutover shift 50"),
+        (STARTED, True, True, "spectron-migrate cutover shift 5"),
+        (replace(STARTED, phase="shift", percent=10), True, True, "spectron-migrate cutover shift 50"),
         (SHIFTED, True, None, "spectron-migrate cutover check"),
         (SHIFTED, True, False, "spectron-migrate cutover check"),
         (SHIFTED, True, True, COMPLETE),
@@ -38,7 +38,7 @@ AT = "2026-11-22T10:00:00.000000Z"
         (replace(SHIFTED, phase="closing"), True, None, "spectron-migrate cutover check"),
         (replace(SHIFTED, phase="closing"), True, True, COMPLETE),
         (replace(SHIFTED, phase="complete"), False, None, COMPLETE),
-        (replace(SHIFTED, phase="complete", sealed=True), False, None, None),
+        (replace(SHIFTED, phase="complete", sealed=True), False, None, "spectron-migrate cutover check"),
     ],
 )
 def test_the_next_command_leads_to_complete(

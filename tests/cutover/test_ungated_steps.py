@@ -84,7 +84,7 @@ def test_a_start_by_outbox_waits_until_every_process_captures_its_writes(operato
 def test_a_start_says_what_it_costs(operator: Operator) -> None:
     operator.start()
     assert [
-        "what this costs: `erase` is refused until `cutover abort`, and for good once a read was shifted to Spectron"
+        "what you give up: `erase` is refused until `cutover abort`, and for good once a read was shifted to Spectron"
     ] == operator.scene.reporter.lines
 
 

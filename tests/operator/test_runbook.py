@@ -19,6 +19,7 @@ from spectron_migrate.local.testing import running_server
 from spectron_migrate.migration import reconcile
 from spectron_migrate.rehearsal import store
 from spectron_migrate.rehearsal.subprocesses import clean_environment
+from spectron_migrate.state.routing_reader import RoutingReader
 from tests.operator.console import shown
 from tests.support import output
 from tests.support.command import command
@@ -115,6 +116,13 @@ def test_the_runbook_leads_to_complete(operator: Operator) -> None:
                 # The only thing that is changed: rounds come faster than they would for a service.
                 settings.write_text(settings.read_text() + "cutover: {settle: 1s, max_lag: 120s, soak: 0s}\n")
                 operator.follows()
+            case [named] if named.startswith("SPECTRON_MIGRATE_STATE="):
+                # The machine is lost, and there is no backup.
+                operator.environment["SPECTRON_MIGRATE_STATE"] = str(operator.folder / "new")
+            case ["cutover", "check"] if "SPECTRON_MIGRATE_STATE" in operator.environment:
+                code, told = operator.types(words)
+                assert (4, "complete") == (code, told["phase"]), "it has no ledger yet"
+                assert "complete" == RoutingReader(operator.folder / "new").for_write().phase
             case ["cutover", "check"]:
                 code, told = operator.types(words)
                 waiting = {gate["name"] for gate in told["gates"] if gate["passed"] is not True}
@@ -131,6 +139,6 @@ def test_the_runbook_leads_to_complete(operator: Operator) -> None:
             case _:
                 code, told = operator.types(words)
                 assert 0 == code, (words, told)
-    written = [told["written"] for line, _, told in operator.said if line == "replay"]
-    assert 0 == written[-1]
+    written = [told["written"] for line, _, told in operator.said if line in ("replay", "replay --adopt")]
+    assert [0, 0] == written[-2:]
     assert "complete" in operator.types(["status"])[1]["cutover"]["phase"]

@@ -1,0 +1,47 @@
+"""What a ledger knows of the cutover: that one began, and that it was completed.
+
+The journal decides how far a cutover is (`state/journal.py`). Where only the ledger was restored, the journal is
+missing, and this note alone tells that state from one in which no cutover ever began.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from spectron_migrate.errors import NotLegal
+from spectron_migrate.ledger.ledger import Ledger
+
+CutoverNote = Literal["began", "complete"]
+_KIND = "cutover"
+
+
+def note_cutover(ledger: Ledger, what: CutoverNote, now: str) -> None:
+    """Note it durably, once; `complete` before the journal says so."""
+    if cutover_note(ledger) in (what, "complete"):
+        return
+    with ledger.transaction():
+        ledger.db.execute(
+            "INSERT INTO step(kind, subject, detail, who, at) VALUES (?, ?, '', 'cutover', ?)", (_KIND, what, now)
+        )
+
+
+def cutover_note(ledger: Ledger) -> CutoverNote | None:
+    """The furthest that is noted; None where no cutover began, as far as the ledger knows."""
+    noted = {row["subject"] for row in ledger.db.execute("SELECT subject FROM step WHERE kind = ?", (_KIND,))}
+    return "complete" if "complete" in noted else ("began" if noted else None)
+
+
+def refuse_lost_journal(ledger: Ledger, *, ever_began: bool, after: CutoverNote) -> None:
+    """Raise NotLegal where the journal knows of no cutover and the ledger notes one that came as far as `after`."""
+    noted = cutover_note(ledger)
+    if not ever_began and noted is not None and (after == "began" or noted == "complete"):
+        raise NotLegal(
+            f"{describe_lost_journal(noted)}: nothing was changed",
+            hint="restore cutover.jsonl beside the ledger, from the state that it was backed up from",
+        )
+
+
+def describe_lost_journal(noted: CutoverNote) -> str:
+    """What is wrong, for messages."""
+    what = "a cutover was completed" if noted == "complete" else "a cutover began"
+    return f"the ledger says that {what}, and its journal, cutover.jsonl, is missing"

@@ -1,0 +1,127 @@
+"""How a state learns that the cutover of its migration is complete: from the marker that `cutover complete` left.
+
+A state that was begun anew, or restored from a backup of an earlier phase, does not know it, and applications that use
+it would write to Mem0 alone. So whatever asks Spectron on behalf of such a state looks for the marker first, and writes
+it into the state's journal. See docs/protocol.md, A ledger that is lost, restored or copied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spectron_migrate.delivery.marker import BEHIND_HINT, RunMarker, marker_of_completion
+from spectron_migrate.errors import ScopeRefused, WrongLedger
+from spectron_migrate.ledger import Ledger, markers
+from spectron_migrate.ledger.cutover_note import note_cutover, refuse_lost_journal
+from spectron_migrate.mapping import ScopeMapping
+from spectron_migrate.records import Reporter
+from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.state.cutover_state import Step
+from spectron_migrate.state.journal import read_journal, record_step, whoami
+from spectron_migrate.state.store import StateStore
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedMigration:
+    """A migration, and what its markers call it."""
+
+    id: str
+    name: str
+
+    @classmethod
+    def of_ledger(cls, ledger: Ledger) -> MarkedMigration | None:
+        """That of a ledger; None before the first plan."""
+        migration = ledger.migration()
+        return None if migration is None else cls(migration.id, markers.marked_migration(ledger))
+
+    @classmethod
+    def of_state(cls, store: StateStore) -> MarkedMigration | None:
+        """That of the state's ledger, else that of its journal; None if neither knows it."""
+        if Ledger.exists(store):
+            with Ledger.open_for_reading(store) as ledger:
+                if (found := cls.of_ledger(ledger)) is not None:
+                    return found
+        migration = read_journal(store).state.migration
+        return cls(migration, migration) if migration else None
+
+
+async def learn_completion(
+    store: StateStore,
+    migration: MarkedMigration,
+    api: SpectronApi,
+    mapping: ScopeMapping,
+    *,
+    now: str,
+    reporter: Reporter,
+) -> str | None:
+    """If Spectron has the marker and the journal does not know of it, record it there; returns the marker's scope.
+
+    Raises Unreachable and KeyRefused. A key that may not list scopes finds nothing.
+    """
+    state = read_journal(store).state
+    if state.phase == "complete":
+        return None
+    try:
+        listed = [node.path for node in await api.scopes()]
+    except ScopeRefused:
+        return None
+    found = marker_of_completion(mapping, migration.name, listed)
+    if found is None:
+        return None
+    complete = Step("complete", now, whoami(), f"Spectron has {found}", migration=migration.id)
+    state = record_step(store, complete, decided_in=state)
+    # What Mem0 no longer has, it may have lost since: nothing is hidden for that. `cutover check` finds what is newer.
+    record_step(store, Step("sealed", now, whoami()), decided_in=state)
+    reporter.warn(
+        f"the cutover of this migration is complete, which {store.place} did not know: Spectron has {found}. Now it"
+        " does, and applications that use this state write to Spectron"
+    )
+    return found
+
+
+async def learn_in_replay(
+    store: StateStore,
+    ledger: Ledger,
+    api: SpectronApi,
+    mapping: ScopeMapping,
+    marker: RunMarker,
+    *,
+    adopts: bool,
+    now: str,
+    reporter: Reporter,
+) -> None:
+    """As `learn_completion`, once a process, before a replay; its ledger notes what the journal says then.
+
+    Raises WrongLedger if the state learned it, because another ledger has written then; an adoption goes on. Raises
+    NotLegal if the ledger notes a completion that neither the journal nor Spectron shows.
+    """
+    migration = MarkedMigration.of_ledger(ledger)
+    if migration is None:
+        return
+    found = None
+    if not marker.looked_for_completion:
+        found = await learn_completion(store, migration, api, mapping, now=now, reporter=reporter)
+        marker.looked_for_completion = True
+    cutover = read_journal(store).state
+    refuse_lost_journal(ledger, ever_began=cutover.ever_began, after="complete")
+    if cutover.ever_began:
+        note_cutover(ledger, "complete" if cutover.phase == "complete" else "began", now)
+    if found is not None and not adopts:
+        raise WrongLedger(
+            f"the cutover was completed with another ledger than the one at {ledger.path}: nothing was sent",
+            hint=BEHIND_HINT,
+        )
+
+
+async def mark_completion(
+    store: StateStore, api: SpectronApi, mapping: ScopeMapping, marker: RunMarker, *, reporter: Reporter
+) -> None:
+    """Leave the marker of a complete cutover wherever it is lacking. Raises Unreachable and KeyRefused."""
+    migration = MarkedMigration.of_state(store)
+    if migration is None:
+        return
+    for why in await marker.leave_completion(api, mapping, migration.name):
+        reporter.warn(
+            f"{why}: without this marker a state that is begun anew, or restored from an older backup, does not learn"
+            " that the cutover is complete"
+        )
