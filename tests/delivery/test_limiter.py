@@ -10,7 +10,7 @@ from spectron_migrate.delivery.brake import Brake, Stopping
 from spectron_migrate.delivery.limiter import START, Kind, Limiter
 from tests.delivery.support import Server, limiter, load, lognormal, now, play
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ledger_file]  # it has no state
 
 SECONDS = 60
 

@@ -29,7 +29,7 @@ from spectron_migrate.records import Filters, Memory, NullReporter, Skipped, Sou
 from tests.mem0.conftest import NOW, VERSIONS, App, mem0_app, sample_config, sample_rows
 from tests.support.dumping import memory
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ledger_file]  # it has no state
 
 __all__ = ["mem0_app"]
 

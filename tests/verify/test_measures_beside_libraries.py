@@ -13,7 +13,7 @@ from spectron_migrate.quantiles import t_quantile
 from spectron_migrate.verify.intervals import paired_interval
 from spectron_migrate.verify.measures import ndcg_at_k, percentile, reciprocal_rank, success_at_k
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ledger_file]  # it has no state
 
 ir_measures = pytest.importorskip("ir_measures", reason="ir-measures is not installed")
 pytrec_eval = pytest.importorskip("pytrec_eval", reason="pytrec-eval-terrier is not installed")
