@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +21,7 @@ from spectron_migrate.state import store
 
 if TYPE_CHECKING:
     from spectron_migrate.state.postgres import PostgresState
+    from spectron_migrate.state.postgres_calls import PostgresCallLog
 
 VARIABLE = "SPECTRON_MIGRATE_LEDGER"
 
@@ -62,9 +63,19 @@ def states_in_postgres(server: str) -> Iterator[None]:
             _states[schema] = PostgresState(parse_location(f"{server}&schema={schema}"))
         return _states[schema]
 
+    logs: list[PostgresCallLog] = []
+    open_log = PostgresState.call_log
+
+    def kept_log(state: PostgresState, **named: Any) -> PostgresCallLog:
+        logs.append(open_log(state, **named))
+        return logs[-1]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "DirectoryState", located)
+        patch.setattr(PostgresState, "call_log", kept_log)
         yield
+    for log in logs:  # tests leave them open, as files may be: a server has a hundred connections
+        log.close()
     with psycopg.connect(server, autocommit=True) as db:
         while _states:
             schema, state = _states.popitem()
