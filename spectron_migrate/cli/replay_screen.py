@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 NOT_EXTRACTED = "stored, not extracted: these texts can be recalled, but Spectron made no facts of them"
 NONE_EXTRACTED = (
-    f"{NOT_EXTRACTED}, so nothing superseded anything; is extraction on in this Context? It is off by default"
+    f"{NOT_EXTRACTED}, so nothing superseded anything; is extraction (llm_extraction_enabled) on in this context? it is"
+    " off by default"
 )
 
 

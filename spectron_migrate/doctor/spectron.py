@@ -94,7 +94,8 @@ def check_extraction(states: dict[str, int]) -> Check:
         return Check("extraction", "unknown", finding, "doctor --probe tries it and erases what it wrote")
     if bare / (bare + made) >= MOST_NOT_EXTRACTED:
         finding = f"no facts were extracted from {bare:,} of {counted(bare + made, 'memory')}"
-        return Check("extraction", "warn", finding, "llm_extraction_enabled is off by default in a context: turn it on")
+        hint = "llm_extraction_enabled is off by default in a context; an administrator of your Spectron turns it on"
+        return Check("extraction", "warn", finding, hint)
     return Check("extraction", "ok", f"facts were extracted from {made:,} of {counted(bare + made, 'memory')}")
 
 

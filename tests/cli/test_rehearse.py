@@ -120,6 +120,10 @@ def test_it_prints_each_command_line_before_its_summary_and_keeps_a_folder_that_
     shown = [line for line in ended.stdout.splitlines() if line.startswith("$ ")]
     assert ["replay", "replay", "dual-verify"] == [line.split()[2] for line in shown]
     assert "Rehearsal passed" in ended.stdout
+    # Which gates it does not decide, and why each is open.
+    words = " ".join(ended.stdout.rpartition("(the verdict is ")[2].split())
+    assert words.startswith("INCONCLUSIVE because of what a rehearsal does not decide: source, not measured: raw files")
+    assert "no user sees another's" not in ended.stdout  # there is only one
     status = subprocess.run(
         [sys.executable, "-m", "spectron_migrate", "status", "--json"],
         cwd=tmp_path / "kept",

@@ -117,6 +117,7 @@ def test_an_erased_scope_is_empty_its_neighbour_whole_and_the_next_replay_writes
     assert 5 == answer["scopes"][0]["memories"]
     assert 5 == answer["scopes"][0]["turns"]
     assert answer["erased"]
+    assert any("cannot be seen, and will be erased too" in warning for warning in answer["warnings"])
     assert 0 == run(["status", "--json"])
     standing = told(capsys)
     assert [f"user/{user}a"] == list(standing["erased"])
@@ -173,7 +174,7 @@ def test_looking_changes_nothing(led_to: RunningServer, user: str, capsys: pytes
     answer = told(capsys)
     assert not answer["erased"]
     assert 1 == answer["scopes"][0]["memories"]
-    assert any("cannot be seen" in warning for warning in answer["warnings"])
+    assert any("cannot be seen, and would be erased too" in warning for warning in answer["warnings"])
     assert 1 == len(turns_of(led_to, user))
 
 

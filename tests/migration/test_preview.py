@@ -22,7 +22,7 @@ from spectron_migrate.local.extract import Extraction, Fact
 from spectron_migrate.local.language_model import LanguageModelExtractor
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
-from spectron_migrate.migration.preview import PreviewRow, PreviewSummary, preview_plan
+from spectron_migrate.migration.preview import PreviewRow, PreviewSummary, describe, preview_plan
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.rehearsal.store import make_store
@@ -94,6 +94,10 @@ def test_a_preview_stores_nothing_here_or_there(tmp_path: Path, api: str) -> Non
     (nothing,) = [row for row in summary.rows if row.gives_nothing]
     assert "cy-0000" == nothing.id
     assert all(row.attributes[0].startswith("person/user lives_in: Town") for row in summary.rows if row.owner == "bo")
+
+
+def test_where_everything_is_written_there_is_nothing_to_preview() -> None:
+    assert "nothing to preview" in describe(PreviewSummary((), 0, 0, 0, (0, 0), 0))
 
 
 def test_the_cost_of_all_is_what_the_replay_takes_for_them(tmp_path: Path) -> None:
