@@ -241,6 +241,6 @@ def test_it_draws_on_a_terminal_and_ends_by_ctrl_c_with_the_state(
         pass
     os.close(ours)
     assert 0 == process.wait(timeout=60)
-    assert b"1 memory, 100 % written" in shown
+    assert b"4 memories, 100 % written" in shown
     assert b"\x1b[?1049l" in shown, shown[-1500:]  # the screen from before is back
     assert b"dual-verify --dump all.json" in shown
