@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from spectron_migrate.files.scratch import Scratch
 from spectron_migrate.records import Filters, Json
 
 if TYPE_CHECKING:
+    from spectron_migrate.cli.verify_next import WayOn
     from spectron_migrate.ledger import Ledger
     from spectron_migrate.mem0.search import Mem0Search
     from spectron_migrate.settings import Settings
@@ -139,12 +141,14 @@ def run(invocation: Invocation, settings: Settings, request: VerifyRequest) -> C
         mem0 = open_mem0(invocation, settings, request, stack)
         invocation.reporter.info(f"verifying {settings.spectron.endpoint}, context {settings.spectron.context}")
         summary = run_async(invocation, _verify(invocation, settings, request, verify_options, ledger, mem0))
+        way = _way_on(invocation, summary, settings, request, ledger)
     return CommandResult(
         summary.exit_code,
         summary.to_json(),
-        draw(summary),
+        draw(summary, stop=way.stop),
         migration=summary.report["migration"],
-        next=_next(invocation, summary, settings),
+        next=way.next,
+        choices=way.choices,
     )
 
 
@@ -239,11 +243,51 @@ def _open_search(
         return open_dump_search(config, dump.memories(), scratch=scratch)
 
 
+def _way_on(
+    invocation: Invocation, summary: VerifySummary, settings: Settings, request: VerifyRequest, ledger: Ledger
+) -> WayOn:
+    from spectron_migrate.cli.verify_next import WayOn, way_on
+    from spectron_migrate.state.following import is_followed
+    from spectron_migrate.state.journal import read_journal
+
+    if summary.exit_code != ExitCode.NO_GO:
+        return WayOn(_next(invocation, summary, settings))
+    cutover, followed = read_journal(invocation.state).state, is_followed(invocation.state)
+    may_erase = not (cutover.is_under_way or cutover.ever_shifted or followed)
+
+    def erasable(mem0_id: str) -> str | None:
+        return _erase_line(ledger, summary, mem0_id) if may_erase else None
+
+    return way_on(summary.report, again=_again(request), is_followed=followed, erasable=erasable)
+
+
+def _again(request: VerifyRequest) -> str:
+    """The command line of this verification, but for the options that every next one is given."""
+    given = [("--queries", str(request.queries))] if request.queries else []
+    given += [("--user", user) for user in sorted(request.filters.users)]
+    given += [("--accept", gate) for gate in request.accept]
+    return shlex.join(["spectron-migrate", "dual-verify", *(word for pair in given for word in pair)])
+
+
+def _erase_line(ledger: Ledger, summary: VerifySummary, mem0_id: str) -> str | None:
+    """The command that erases the scope of a memory; None where it is in several, or in one that is too large."""
+    from spectron_migrate.ledger.read.memories import last_version
+    from spectron_migrate.migration.erase import PASSAGES
+    from spectron_migrate.records import selector_of
+
+    last, migration = last_version(ledger, mem0_id), summary.report["migration"]
+    selector = selector_of(last.selector) if last is not None else ()
+    if len(selector) != 1 or len(selector[0]) != 1:
+        return None
+    held = {row["selector"]: row["memories"] for row in summary.report["scopes"]}
+    if held.get(selector, 0) >= PASSAGES:
+        return None
+    return shlex.join(["spectron-migrate", "erase", "--migration", migration, "--scope", selector[0][0]])
+
+
 def _next(invocation: Invocation, summary: VerifySummary, settings: Settings) -> str | None:
     from spectron_migrate.state.journal import read_journal
 
-    if summary.exit_code == ExitCode.NO_GO:
-        return "spectron-migrate replay"
     if summary.exit_code != ExitCode.DONE:
         recall = next(gate for gate in summary.gates if gate.name == "recall")
         return "spectron-migrate dual-verify --sample 1000" if recall.passed is None and recall.measured else None

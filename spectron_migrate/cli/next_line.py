@@ -12,6 +12,7 @@ from pathlib import Path
 TAKES = {
     "replay": ("--dump", "--mapping", "--max-in-flight", "--max-rps"),
     "dual-verify": ("--dump", "--mapping", "--mem0-config", "--mem0-results"),
+    "explain": ("--dump", "--mapping"),
 }
 """Options of the command that ran, which the next one needs too because it is about the same memories."""
 _READS_MEM0 = ("--follow", "--late-writers")

@@ -25,7 +25,7 @@ LEGEND = "= both found it; 3 → 1: rank in Mem0 → in Spectron; (…): why onl
 """What the marks in the two columns mean."""
 
 
-def draw(summary: VerifySummary) -> Iterator[RenderableType]:
+def draw(summary: VerifySummary, *, stop: str = "") -> Iterator[RenderableType]:
     """The most informative queries side by side, the counts, what is wrong, the gates, the verdict."""
     measured = summary.report["measured"]
     queries = most_informative(summary.report["answers"], QUERIES_SHOWN)
@@ -43,6 +43,8 @@ def draw(summary: VerifySummary) -> Iterator[RenderableType]:
     styles = {"GO": "bold green", "NO_GO": "bold red", "INCONCLUSIVE": "bold yellow"}
     yield plain(f"Verdict: {verdict_title(summary.report)}", style=styles[summary.verdict])
     yield plain(verdict_sentence(summary.report))
+    if stop:
+        yield plain(f"stop: {stop}", style="bold red")
     for report in summary.reports:
         yield f"report: {report}"
 

@@ -274,7 +274,8 @@ def _following(shown: Snapshot) -> Iterator[RenderableType]:
 
 
 def _gates(shown: Snapshot) -> Iterator[RenderableType]:
-    if not shown.gates:
+    is_over = shown.cutover is not None and shown.cutover["phase"] == "complete"
+    if not shown.gates or is_over:
         return
     closed = [gate for gate in shown.gates if not gate.passed]
     yield plain("")

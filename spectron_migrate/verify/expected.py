@@ -119,7 +119,7 @@ def expectation_of(
         return Expectation("missing", f"no mapping rule matches it: {mapped.why}")
     if last is None:
         if rules.planned:
-            return Expectation("missing", "never planned: the replay left it out")
+            return Expectation("missing", _NEVER_PLANNED)
         return Expectation("pending", "new since the replay")
     if last.text_digest != digest(memory.memory) and not is_decided_older:
         return _other_text(memory.id, last, rules.began)
@@ -140,6 +140,7 @@ def from_ledger(
     return Expectation("missing", _UNSENT.get(last.state, last.state) + _status(last.reason))
 
 
+_NEVER_PLANNED = "never planned: the replay left it out"
 _UNSENT = {
     "planned": "planned, not sent yet",
     "intended": "in doubt: sent, not decided",
@@ -147,6 +148,10 @@ _UNSENT = {
     "undecidable": "undecidable",
     "skipped": "skipped in the ledger",
 }
+SENT_BY_A_REPLAY = (_UNSENT["planned"], _UNSENT["intended"], _NEVER_PLANNED)
+"""How the reasons begin why a memory is missing that the next replay sends or decides."""
+FOR_A_PERSON = (_UNSENT["refused"], _UNSENT["undecidable"])
+"""How the reasons begin why a memory is missing that a person has to decide, or to mend first."""
 
 
 def _status(reason: str | None) -> str:

@@ -21,6 +21,8 @@ from spectron_migrate.verify.findings import Finding
 from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace
 
+GONE = ("its turn is not listed", "its session lists no turns")
+"""How the reasons begin why a memory is missing that was confirmed and is no longer there."""
 _MASK = re.compile(r"\[[A-Z][A-Z_ ]+\]|<[A-Z][A-Z_ ]+>|\*{3,}|█+|\bREDACTED\b", re.IGNORECASE)
 
 
@@ -84,7 +86,7 @@ def _absent_or_altered(listing: SessionListing, by_id: dict[str, Turn]) -> list[
         turn = by_id.get(fact.turn_id or "")
         version = "" if fact.newest else f" (its older version {fact.version})"
         if turn is None:
-            reason = f"its turn is not listed{version}" if by_id else f"its session lists no turns{version}"
+            reason = f"{GONE[0] if by_id else GONE[1]}{version}"
             findings.append(Finding("missing", fact.mem0_id, reason, where, {"written": fact.text}))
         elif not same_text(turn.content, fact.text):
             reason = f"its text was {'masked' if is_masked(turn.content, fact.text) else 'changed'}{version}"

@@ -103,7 +103,7 @@ def _source(read: Mapping[str, Json] | None) -> VerdictGate:
 
 def _integrity(found: Mapping[str, Json]) -> list[VerdictGate]:
     gates = [
-        _zero("missing", found["missing"], "run replay again; refused memories are in the review directory"),
+        _zero("missing", found["missing"], "not sent, or no longer in Spectron: the report says why of each"),
         _zero("altered", found["altered"], _altered_hint(found)),
         _zero("doubled", found["doubled"], "another writer wrote them too: was another --state used?"),
         _zero("foreign", found["foreign"], "our sessions hold turns that no receipt claims: who else writes to them?"),
@@ -141,7 +141,9 @@ def _integrity(found: Mapping[str, Json]) -> list[VerdictGate]:
 def _supersession(found: Mapping[str, Json]) -> VerdictGate:
     if found["superseded_wrongly"] or found["supersession_told"]:
         return _zero(
-            "supersession", found["superseded_wrongly"], "an older fact superseded a newer one: see the report"
+            "supersession",
+            found["superseded_wrongly"],
+            "what was made of an older text superseded a newer one: see the report",
         )
     hint = "not measured: the server did not list its entities"
     return VerdictGate("supersession", None, 0, None, hint, measured=False)

@@ -18,6 +18,7 @@ from tests.cli.support import environment_for
 from tests.mem0.qdrant_points import key_of, point, uuid, write_store
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, turns_of, write_raw
+from tests.verify.support import tampering
 
 pytestmark = pytest.mark.slow
 PROGRAMS = Path(sys.executable).parent
@@ -212,6 +213,52 @@ def test_a_verification_that_finds_a_memory_missing_leads_to_the_replay_that_sen
     line = shell.next_after("spectron-migrate dual-verify --dump all.json", 4)
     assert "spectron-migrate replay --dump all.json" == line
     assert "spectron-migrate dual-verify --dump all.json" == shell.next_after(line)
+
+
+def test_where_no_command_mends_a_verdict_its_worst_memory_is_explained(
+    shell: Shell, spectron: RunningServer, user: str
+) -> None:
+    write_raw(shell.folder / "all.json", [memory(number, user) for number in range(3)])
+    assert 0 == shell.enter("spectron-migrate replay --dump all.json")[0]
+    changed, gone = memory(1, user), memory(2, user)
+    with tampering(spectron) as db:
+        db.execute("UPDATE turn SET content = 'Something else' WHERE content = ?", (changed["memory"],))
+        db.execute("DELETE FROM turn WHERE content = ?", (gone["memory"],))
+    code, screen = shell.enter("spectron-migrate dual-verify --dump all.json")
+    assert 4 == code
+    assert "stop: Spectron does not hold the texts that were sent. No command mends that" in screen
+    line = shell.next_after("spectron-migrate dual-verify --dump all.json", 4)
+    assert f"spectron-migrate explain --dump all.json {changed['id']}" == line
+    assert 0 == shell.enter(line)[0]
+
+
+def test_what_has_vanished_from_spectron_is_looked_for_and_written_again(
+    shell: Shell, spectron: RunningServer, user: str
+) -> None:
+    write_raw(shell.folder / "all.json", [memory(number, user) for number in range(3)])
+    assert 0 == shell.enter("spectron-migrate replay --dump all.json")[0]
+    with tampering(spectron) as db:
+        db.execute("DELETE FROM turn WHERE content = ?", (memory(2, user)["memory"],))
+    line = shell.next_after("spectron-migrate dual-verify --dump all.json", 4)
+    assert "spectron-migrate replay --dump all.json --adopt --dry-run" == line
+    line = shell.next_after(line)
+    assert "spectron-migrate replay --dump all.json --adopt" == line
+    assert 0 == shell.enter(line)[0]
+    assert 3 == len(turns_of(spectron, user))
+
+
+def test_memories_in_the_wrong_order_lead_to_what_an_erase_of_their_scope_would_take(
+    shell: Shell, spectron: RunningServer, user: str
+) -> None:
+    write_raw(shell.folder / "all.json", [memory(number, user) for number in range(3)])
+    assert 0 == shell.enter("spectron-migrate replay --dump all.json")[0]
+    with tampering(spectron) as db:
+        db.execute("UPDATE turn SET seq = seq + 50 WHERE content = ?", (memory(0, user)["memory"],))
+    line = shell.next_after("spectron-migrate dual-verify --dump all.json", 4)
+    assert re.fullmatch(rf"spectron-migrate erase --migration \w+ --scope user/{user} --dry-run", line)
+    code, screen = shell.enter(line)
+    assert 0 == code, screen
+    assert "Would be erased" in screen
 
 
 def test_a_rehearsal_with_a_file_leads_to_the_plan_of_its_replay(shell: Shell, user: str) -> None:

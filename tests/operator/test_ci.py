@@ -75,7 +75,7 @@ def published(checkout: dict[str, Any]) -> str:
     return "".join((checkout["cwd"] / "reports" / name).read_text() for name in ("verify.xml", "verify.md"))
 
 
-@pytest.mark.parametrize("job", ["rehearse", "gate"])
+@pytest.mark.parametrize("job", ["trial", "gate"])
 def test_both_services_run_the_same_commands(job: str) -> None:
     """So that running those of one is enough."""
     theirs = [command.replace("$CI_PIPELINE_ID-$CI_JOB_ID", RUN) for command in gitlab(job)]
@@ -85,7 +85,7 @@ def test_both_services_run_the_same_commands(job: str) -> None:
 def test_a_rehearsal_writes_below_a_prefix_of_its_own_and_publishes_no_text(
     checkout: dict[str, Any], spectron: RunningServer
 ) -> None:
-    commands, prefix = github("rehearse"), "4711-1"
+    commands, prefix = github("trial"), "4711-1"
     assert [0] * len(commands) == run_all(commands, checkout)
     texts = [json.loads(line)["memory"] for line in (checkout["cwd"] / "dump" / "memories.jsonl").open()]
     assert texts
@@ -139,7 +139,7 @@ def test_only_one_job_at_a_time_writes_a_ledger() -> None:
 def test_the_state_of_a_gate_is_named_by_a_variable_and_that_of_a_rehearsal_is_its_own() -> None:
     jobs = yaml.safe_load((CI / "github-actions.yml").read_text())["jobs"]
     assert "${{ vars.SPECTRON_MIGRATE_STATE }}" == jobs["gate"]["env"]["SPECTRON_MIGRATE_STATE"]
-    assert "env" not in jobs["rehearse"]
+    assert "env" not in jobs["trial"]
     jobs = yaml.safe_load((CI / "gitlab-ci.yml").read_text())
     assert "$MIGRATION_STATE" == jobs["gate"]["variables"]["SPECTRON_MIGRATE_STATE"]
-    assert "variables" not in jobs["rehearse"]
+    assert "variables" not in jobs["trial"]

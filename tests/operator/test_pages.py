@@ -6,6 +6,7 @@ import re
 import shlex
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -98,6 +99,25 @@ def test_every_command_is_on_some_page() -> None:
 def test_every_mapping_of_the_cookbook_is_on_its_page() -> None:
     page = (ROOT / "docs" / "mapping.md").read_text(encoding="utf-8")
     assert [] == [file.name for file in sorted((ROOT / "configs" / "mappings").iterdir()) if file.name not in page]
+
+
+def test_every_key_of_a_mapping_is_on_its_page() -> None:
+    from spectron_migrate.mapping import load
+
+    page = (ROOT / "docs" / "mapping.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `(\w+)` \| (top|rule|top or rule) \|", page, re.MULTILINE)
+    places = {"top": load._TOP_KEYS, "rule": load._RULE_KEYS}
+    shown = {place: {key for key, where in named if place in where.split(" or ")} for place in places}
+    assert {place: {*keys} - {"version"} for place, keys in places.items()} == shown
+
+
+def test_every_reason_of_a_difference_is_on_the_page_about_verifying() -> None:
+    from spectron_migrate.verify.differences import DifferenceReason
+
+    page = glossary_links.without_links((ROOT / "docs" / "verifying.md").read_text(encoding="utf-8"))
+    rows = re.findall(r"^\| ([a-z][a-z ,]+) \|", page, re.MULTILINE)
+    named = {reason for row in rows for reason in row.split(", ")}
+    assert [] == [reason for reason in get_args(DifferenceReason) if reason.replace("_", " ") not in named]
 
 
 def test_no_page_contains_a_key_or_a_path_of_a_machine() -> None:

@@ -113,14 +113,25 @@ STORES: dict[str, Callable[[dict[str, Row], int], Any]] = {
 }
 
 
-def dumped(provider: str, held: dict[str, Row], total: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def dumped(
+    provider: str,
+    held: dict[str, Row],
+    total: int,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lines: str | None = None,
+) -> Any:
     """What the reader says of the file that the snippet writes: memories, how many are missing, why it is unproven."""
     monkeypatch.chdir(folder)
-    with closing(sqlite3.connect("history.db")) as db, db:
+    history = folder / "elsewhere" / "history.db"
+    history.parent.mkdir()
+    with closing(sqlite3.connect(history)) as db, db:
         db.execute("CREATE TABLE history (memory_id TEXT)")
         db.executemany("INSERT INTO history VALUES (?)", [(one,) for one in ROWS])
-    memory = SimpleNamespace(vector_store=STORES[provider](held, total))
-    exec(snippets()[provider], {"memory": memory})
+    memory = SimpleNamespace(
+        vector_store=STORES[provider](held, total), config=SimpleNamespace(history_db_path=str(history))
+    )
+    exec(lines or snippets()[provider], {"memory": memory})
     with FilesReader([folder / "mem0.jsonl"], now=NOW) as reader:
         found = {row.id: row.memory for row in reader.rows() if isinstance(row, Memory)}
         return found, reader.missing(), reader.unproven
@@ -141,6 +152,15 @@ def test_the_file_that_they_write_is_read_whole_and_proven_by_the_stores_own_cou
     assert {one: row["data"] for one, row in ROWS.items()} == found
     assert missing in (None, 0)
     assert (provider == "langchain") == bool(unproven)
+
+
+def test_the_count_of_the_store_behind_langchain_is_given_in_its_first_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = snippets()["langchain"].replace("None  # or", f"{len(ROWS) + 3}  # or")
+    _, missing, unproven = dumped("langchain", ROWS, 0, tmp_path, monkeypatch, lines)
+    assert 3 == missing
+    assert "" == unproven
 
 
 @pytest.mark.parametrize("number", [2, 3, 7, 1001])
