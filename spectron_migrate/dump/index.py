@@ -12,11 +12,11 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from spectron_migrate.fast_json import loads
 from spectron_migrate.mem0.seen_ids import count_different
 from spectron_migrate.records import Json, Memory, from_bytes, to_bytes
 
@@ -87,8 +87,7 @@ class Batch:
         return [text_digest(next(texts).memory) if line else b"" for line in self.lines]
 
 
-@dataclass(frozen=True, slots=True)
-class SeenRow:
+class SeenRow(NamedTuple):
     """One row of the scan, as the index recorded it."""
 
     number: int
@@ -173,34 +172,47 @@ class SeenIndex:
 
     def find_all(self, memory_ids: Sequence[str]) -> dict[str, SeenRow]:
         """The rows of these ids, at most 1,000."""
+        if not memory_ids:
+            return {}
         self.sort()
         marks = ", ".join("?" * len(memory_ids))
         rows = self._db.execute(f"{_SELECT} WHERE id IN ({marks})", [to_bytes(one) for one in memory_ids])
         return {found.id: found for found in map(_seen_row, rows)}
 
     def beside(
-        self, lines: Iterable[tuple[bytes, Json]], advance: Callable[[int], None] | None = None
-    ) -> Iterator[tuple[bytes, Json, SeenRow | None]]:
-        """Lines of another file, each with the row of the same id, if any; `advance` gets the number of lines read."""
-        next_number = 0
+        self, lines: Iterable[bytes], advance: Callable[[int], None] | None = None
+    ) -> Iterator[tuple[bytes, SeenRow | None, Json]]:
+        """Lines of another file, each with the row of the same id, if any, and decoded unless the row's line is equal.
+
+        `advance` gets the number of lines read.
+        """
+        near: list[SeenRow] = []
+        next_number = unread = 0
         for batch in _batches(lines):
-            ids = [row["id"] for _, row in batch]
-            known = self._from_number(next_number, 2 * len(ids))
-            known |= self.find_all([one for one in ids if one not in known])
-            next_number = max((known[one].number + 1 for one in ids if one in known), default=next_number)
-            for line, row in batch:
-                yield line, row, known.get(row["id"])
+            near = [row for row in near if row.number >= next_number]
+            near += self._from_number(max(unread, next_number), max(0, 2 * len(batch) - len(near)))
+            unread = near[-1].number + 1 if near else unread
+            equal = {row.record: row for row in near if row.written}
+            found = [equal.get(record_digest(line)) for line in batch]
+            decoded = {at: loads(line) for at, line in enumerate(batch) if found[at] is None}
+            known = {row.id: row for row in near} if decoded else {}
+            known |= self.find_all([row["id"] for row in decoded.values() if row["id"] not in known])
+            for at, row in decoded.items():
+                found[at] = known.get(row["id"])
+            next_number = max((row.number + 1 for row in found if row is not None), default=next_number)
+            for at, (line, seen) in enumerate(zip(batch, found, strict=True)):
+                yield line, seen, decoded.get(at)
             if advance is not None:
                 advance(len(batch))
 
-    def _from_number(self, first: int, count: int) -> dict[str, SeenRow]:
+    def _from_number(self, first: int, count: int) -> list[SeenRow]:
         """Rows by number, from `first` on.
 
         Stores list in the same order each time, so these usually are the rows sought. Looking up a million rows by
         id costs more than all the rest of an export.
         """
         rows = self._db.execute(f"{_SELECT} WHERE number >= ? ORDER BY number LIMIT ?", (first, count))
-        return {found.id: found for found in map(_seen_row, rows)}
+        return [_seen_row(row) for row in rows]
 
     def seen(self, number: int) -> int:
         """How many ids were seen in a pass."""
@@ -284,13 +296,13 @@ class SeenIndex:
         self._path.unlink(missing_ok=True)
 
 
-def _batches(lines: Iterable[tuple[bytes, Json]]) -> Iterator[list[tuple[bytes, Json]]]:
+def _batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
     """Batches of lines, smaller if the lines are long."""
-    batch: list[tuple[bytes, Json]] = []
+    batch: list[bytes] = []
     size = 0
     for line in lines:
         batch.append(line)
-        size += len(line[0])
+        size += len(line)
         if len(batch) == _LOOKUP_BATCH or size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0

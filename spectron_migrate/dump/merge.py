@@ -69,11 +69,13 @@ class MergeResult:
         kept = {memory_id: at for memory_id, at in earlier.items() if memory_id not in self.tombstones}
         return {**kept, **dict.fromkeys(self.returned, began)}
 
-    def compare(self, found: SeenRow, line: bytes, text: str) -> None:
-        """Count a memory that is in both, by what changed."""
+    def compare(self, found: SeenRow, line: bytes, row: Json) -> None:
+        """Count a memory that is in both, by what changed; `row`: the old line decoded, None where both are equal."""
         self.matched += 1
         self.knows(found)
-        if found.text != text_digest(text):
+        if row is None:
+            return
+        if found.text != text_digest(row["memory"]):
             self.changed_text += 1
             self.differs(found.id)
         elif found.record != record_digest(line):

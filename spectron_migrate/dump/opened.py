@@ -150,6 +150,12 @@ class Dump:
             if is_there == (name == MEMORIES):
                 yield line, loads(line)
 
+    def encoded_lines(self, name: str) -> Iterator[bytes]:
+        """As `raw_lines`, for who decodes only some of them."""
+        if name in (MEMORIES, DELETED) and self._laid_over():
+            return (line for line, _ in self.raw_lines(name))
+        return self._read(name)
+
     def _laid_over(self) -> dict[str, tuple[bytes, bool]]:
         """What files of changes say, by id; see `changes.laid_over`."""
         if self._over is None:

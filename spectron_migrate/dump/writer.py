@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -272,7 +271,7 @@ class DumpWriter:
                     self._skip(Skipped(row.id, reason, has_content=reason in CONFLICTS))
                 dropped.append(loser)
                 last = max(kept.pass_number, row.pass_number)
-                kept = replace(row if loser is kept else kept, pass_number=last)
+                kept = (row if loser is kept else kept)._replace(pass_number=last)
             self._seen.keep_only(kept, dropped)
         self._settled = True
 
@@ -326,9 +325,9 @@ class DumpWriter:
     def _merge_old(
         self, old: Dump, merge: MergeResult, advance: Callable[[int], None] | None, *, sets_tombstones: bool
     ) -> None:
-        for line, row, found in self._seen.beside(old.raw_lines(MEMORIES), advance):
+        for line, found, row in self._seen.beside(old.encoded_lines(MEMORIES), advance):
             if found is not None and found.written:
-                merge.compare(found, line, row["memory"])
+                merge.compare(found, line, row)
             elif found is None and sets_tombstones and self._filters.admits(Memory.from_json(row)):
                 merge.deleted += 1
                 merge.differs(row["id"])
@@ -339,11 +338,11 @@ class DumpWriter:
                 self._import_signs.add(row["created_at"], row["updated_at"])
                 self._files[MEMORIES].write(line)
                 self._seen.count_owners([owners_of(row)])
-        for line, row, found in self._seen.beside(old.raw_lines(DELETED)):
+        for line, found, row in self._seen.beside(old.encoded_lines(DELETED)):
             if found is not None and found.written:
-                merge.returned.append(row["id"])
+                merge.returned.append(found.id)
                 merge.knows(found)
-                merge.differs(row["id"])
+                merge.differs(found.id)
             else:
                 merge.tombstones[row["id"]] = old.tombstones[row["id"]]
                 (self._files.get(DELETED) or self._open_file(DELETED)).write(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,34 @@ def test_a_second_scan_reports_new_changed_and_deleted_memories(tmp_path: Path) 
     assert {"gone"} == set(dump.tombstones)
     assert "2026-01-02T00:00:00.000000Z" == dump.tombstones["gone"].first_missed
     assert ["gone"] == [row["id"] for _, row in dump.raw_lines(DELETED)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_changes_are_counted_in_whatever_order_the_rows_come(tmp_path: Path, seed: int) -> None:
+    """More rows than are compared at once, most of them as before and near where they were."""
+    chosen = random.Random(seed)
+    names = [f"m{number}" for number in range(1700)]
+    kinds = dict(zip(names, chosen.choices(["same", "text", "role", "gone"], [90, 3, 3, 4], k=len(names)), strict=True))
+    changed = {"same": {}, "text": {"text": "likes coffee"}, "role": {"role": "user"}}
+    rows = [memory(name, **changed[kind]) for name, kind in kinds.items() if kind != "gone"]
+    rows += [memory(f"new{number}") for number in range(7)]
+    for _ in range(chosen.choice([0, 5, 2000])):
+        rows.insert(chosen.randrange(len(rows)), rows.pop(chosen.randrange(len(rows))))
+    path = tmp_path / "dump"
+    scan(path, [memory(name) for name in names])
+
+    changes = scan(path, rows, day=1)
+
+    counts = {kind: list(kinds.values()).count(kind) for kind in ("text", "role", "gone")}
+    assert counts == {
+        "text": changes.changed_text,
+        "role": changes.changed_otherwise,
+        "gone": changes.deleted,
+    }
+    assert 7 == changes.new
+    expected = {name for name, kind in kinds.items() if kind in ("text", "gone")} | {f"new{n}" for n in range(7)}
+    assert expected == changes.differing
+    assert {row.id: row.memory for row in rows} == texts(open_dump(path))
 
 
 def test_a_tombstone_stays_as_it_was_set_until_the_memory_returns(tmp_path: Path) -> None:
