@@ -8,8 +8,9 @@ latency. If it does not, the server itself became slower, and the limit goes bac
 would throttle the run for good.
 
 Writes go before requests that prepare writes (scopes, sessions). Otherwise many lanes that all prepare would take every
-slot, and the first memory would wait. If writes leave slots free, lanes are prepared beside them. Scopes get at most
-half of the slots, so that a lane whose scope is registered need not wait for a slot again.
+slot, and the first memory would wait. If writes leave slots free, lanes are prepared beside them in all slots but one,
+which is free for the first memory. Scopes get at most half of the slots, so that a lane whose scope is registered need
+not wait for a slot again.
 """
 
 from __future__ import annotations
@@ -284,8 +285,12 @@ class Limiter:
 
     def _free_slots(self, kind: Kind) -> int:
         """How many slots a request of this kind may take now."""
-        free = int(self.limit) - sum(self._taken.values())
-        return min(free, max(1, int(self.limit) // 2) - self._taken[kind]) if kind is Kind.SCOPE else free
+        slots, taken = int(self.limit), self._taken
+        free = slots - sum(taken.values())
+        if kind is Kind.WRITE:
+            return free
+        free = min(free, max(1, slots - 1) - taken[Kind.SESSION] - taken[Kind.SCOPE])
+        return min(free, max(1, slots // 2) - taken[kind]) if kind is Kind.SCOPE else free
 
     async def _pace(self) -> None:
         while True:

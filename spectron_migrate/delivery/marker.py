@@ -7,13 +7,15 @@ know of it. See docs/protocol.md, A ledger that is lost, restored or copied.
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 
 from spectron_migrate.backoff import backoff_s
 from spectron_migrate.delivery.own_work import OwnWork
-from spectron_migrate.errors import ScopeRefused, Unreachable, WrongLedger
+from spectron_migrate.delivery.side_by_side import all_of
+from spectron_migrate.errors import MigrateError, ScopeRefused, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, markers, sessions
 from spectron_migrate.ledger.cutover_note import cutover_note
 from spectron_migrate.mapping import ScopeMapping
@@ -81,28 +83,32 @@ class RunMarker:
         mapping: ScopeMapping,
         targets: Collection[str],
         *,
+        beside: Sequence[str] = (),
         now: str,
     ) -> list[str]:
         """Take the ledger's next number and register its markers; returns why the missing ones could not be made.
 
+        `beside`: scopes to register meanwhile, because the run begins with them; if that fails, their lanes try again.
         Raises Unreachable and KeyRefused. The number is durable before the first request.
         """
         prefixes = prefixes_of(mapping, targets)
         with ledger.transaction():
             number = markers.take_number(ledger, now)
-            ours = f"{MARKER}{markers.marked_migration(ledger)}-{number}"
+            ours = [f"{prefix}/{MARKER}{markers.marked_migration(ledger)}-{number}" for prefix in prefixes]
             # A prefix that is itself a target is registered first: made as an ancestor it would not count as ours.
-            wanted = [prefix for prefix in prefixes if prefix in targets and not sessions.is_registered(ledger, prefix)]
-            wanted += [f"{prefix}/{ours}" for prefix in prefixes]
-            above = dict.fromkeys(node for path in wanted for node in scopes.ancestors(path))
-            sessions.intend_scopes(ledger, list(above), now)
-        refused = []
-        for path in wanted:
-            why = await self._mark(ledger, api, path, now)
-            if why is not None and is_marker(path):
-                refused.append(why)
+            first = [prefix for prefix in prefixes if prefix in targets and not sessions.is_registered(ledger, prefix)]
+            beside = [path for path in beside if path not in first and not sessions.is_registered(ledger, path)]
+            above = dict.fromkeys(node for path in [*first, *ours, *beside] for node in scopes.ancestors(path))
+            sessions.intend_scopes(ledger, [*above, *beside], now)
+        for path in first:
+            await self._mark(ledger, api, path, now)
+        registering = asyncio.ensure_future(all_of(self._register_once(ledger, api, path) for path in beside))
+        try:
+            refused = await all_of(self._mark(ledger, api, path, now) for path in ours)
+        finally:
+            await registering  # also where a signal ends this: the ledger must know which nodes are ours
         self.own_work(ledger, now).marked_at = now
-        return refused
+        return [why for why in refused if why is not None]
 
     async def check_again(self, ledger: Ledger, api: SpectronApi, mapping: ScopeMapping) -> None:
         """After `leave`: check whether a copy of this ledger left its marker at the same moment.
@@ -153,6 +159,15 @@ class RunMarker:
             elif why is None:
                 sessions.scope_registered(ledger, path, created_by_us=created)
         return why
+
+    async def _register_once(self, ledger: Ledger, api: SpectronApi, path: str) -> None:
+        """Register a scope ahead of its lane, which does so itself where this fails."""
+        try:
+            created = await scopes.register(api, path)
+        except (NotBegun, InDoubt, MigrateError):
+            return
+        with ledger.transaction(durable=False):  # on disk with the first session, which is begun durably
+            sessions.scope_registered(ledger, path, created_by_us=created)
 
     async def _register(self, api: SpectronApi, path: str) -> bool:
         """Register a node; tries again if the outcome is unknown. True if this call created it."""

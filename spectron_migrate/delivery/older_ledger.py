@@ -51,6 +51,8 @@ async def check_ledger_age(
     `applications_write`: applications may write the same texts, so scopes are not searched. Raises KeyRefused and
     Unreachable.
     """
+    if not known.has_earlier_work(ledger, own.began):
+        return
     sessions = set(known.sessions_in_doubt(ledger))
     new: list[NextFact] = []
     for fact in known.next_facts(ledger, plan, CHECKED_FIRST):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from spectron_migrate.delivery.marker import OTHER_SERVER_HINT, RunMarker, check_markers, shows_own_marker
 from spectron_migrate.delivery.older_ledger import check_ledger_age
+from spectron_migrate.delivery.side_by_side import begun
 from spectron_migrate.errors import NotLegal, ScopeRefused, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, markers, sessions
-from spectron_migrate.ledger.read import adoption, plans, receipts
+from spectron_migrate.ledger.read import adoption, known, plans, receipts
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import counted, name_first
 from spectron_migrate.spectron.api import SpectronApi, UnknownSession
@@ -24,6 +26,8 @@ ALWAYS_ASKED = 2
 """The session of the turn that was planned last, and the newest one: several workers may write to others after it was
 opened.
 """
+SCOPES_AHEAD = 4
+"""At most this many scopes are registered while the server is marked: a run begins with so few requests in flight."""
 LAG_S = 8.0
 """For this long a listing that lacks turns is asked for again; that does not count as hanging."""
 
@@ -38,34 +42,43 @@ async def check_server(
     into_existing: bool,
     applications_write: bool = False,
     retry_refused: bool = False,
+    ahead: int = SCOPES_AHEAD,
     now: str,
     warn: Callable[[str], None],
 ) -> Me:
     """Check that the plan may be written to this server with this key, and mark the server; returns whose key it is.
 
     `applications_write`: applications register scopes too, which are not foreign, and may write the same texts.
-    `retry_refused`: refused facts are sent as well. Raises KeyRefused; NotLegal for scopes that others made;
-    WrongLedger if this ledger wrote to another server, or if another ledger has written to this one.
+    `retry_refused`: refused facts are sent as well. `ahead`: how many scopes may be registered while the server is
+    marked. Raises KeyRefused; NotLegal for scopes that others made; WrongLedger if this ledger wrote to another server,
+    or if another ledger has written to this one.
     """
     refuse_half_adopted(ledger)
-    me = await api.me()
-    await _check_same_server(ledger, api)
     paths = plans.target_paths(ledger, plan, refused=retry_refused)
-    for verb in ("memory:read", "memory:write"):
-        require_grant(me, verb, paths, hint="a replay also reads: without it nothing in doubt can be decided")
     is_first = _is_unlisted(ledger)
     is_due = bool(paths) and marker.is_due(ledger, now)
     new = plans.unintended_paths(ledger, paths)
-    listed: Sequence[ScopeNode] = ()
-    if is_first or is_due or new:
-        listed = await _list_scopes(ledger, api, is_first=is_first, now=now, warn=warn)
+    wants_list = is_first or is_due or bool(new)
+    with (  # three reads of which none needs another
+        begun(api.me()) as asking,
+        begun(_check_same_server(ledger, api)) as comparing,
+        begun(_list_scopes(ledger, api, is_first=is_first, now=now, warn=warn))
+        if wants_list
+        else nullcontext() as listing,
+    ):
+        me = await asking
+        await comparing
+        for verb in ("memory:read", "memory:write"):
+            require_grant(me, verb, paths, hint="a replay also reads: without it nothing in doubt can be decided")
+        listed = await listing if listing is not None else None
+    if listed is not None:
         there = [node.path for node in listed]
         check_markers(ledger, mapping, there)
         if not receipts.count_sessions(ledger):
             _forget_other_server(ledger, api, there)
             is_first, new = _is_unlisted(ledger), plans.unintended_paths(ledger, paths)
         before = set(there)
-        with ledger.transaction():
+        with ledger.transaction(durable=False):  # on disk with the marker's number, or before the first scope
             # Later on only targets and their ancestors matter. What was intended before is left as it is.
             kept = before if is_first else before & {node for path in new for node in [*ancestors(path), path]}
             sessions.keep_scope_listing(ledger, sorted(kept), now)
@@ -76,14 +89,17 @@ async def check_server(
         own = marker.own_work(ledger, now)
         await check_ledger_age(ledger, api, own, plan, applications_write=applications_write)
     if is_due:
-        lacking = await marker.leave(ledger, api, mapping, set(paths), now=now)
+        first = known.first_paths(ledger, plan, ahead) if ahead else []
+        lacking = await marker.leave(ledger, api, mapping, set(paths), beside=first, now=now)
         for why in lacking:
             warn(f"{why}: without this marker a copy or an old backup of the ledger could write memories twice")
         if mapping.write == "batch" and not lacking:
             # Two copies may cut their batches differently, and then never meet each other's keys.
             await marker.check_again(ledger, api, mapping)
-    with ledger.transaction():
-        ledger.keep_server(api.endpoint, me.principal)
+    known_server = ledger.migration()
+    if known_server is not None and (known_server.endpoint, known_server.principal) != (api.endpoint, me.principal):
+        with ledger.transaction():
+            ledger.keep_server(api.endpoint, me.principal)
     return me
 
 

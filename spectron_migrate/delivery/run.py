@@ -124,6 +124,8 @@ class Run:
     """Whether lanes were left because the whole allowance was reserved."""
     lanes_elsewhere: set[str] = field(default_factory=set)
     """Lanes that other processes had when this one wanted them."""
+    all_may_begin: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the first lanes need no head start any more: a memory was sent, or no lane is left."""
     in_doubt: set[int] = field(default_factory=set)
     """Facts that this run found in doubt and has not decided."""
 
@@ -311,6 +313,7 @@ class Run:
             self.deferred.keys.note_refused_connections(self.api.wire.refused)
             if not isinstance(intent, KeyQuestion):
                 self.deferred.note_send(intent.key)
+                self.all_may_begin.set()
             try:
                 response = await self.deferred.await_response(
                     intent.key, intent.content, lambda: post(intent.content, key=intent.key), self.brake

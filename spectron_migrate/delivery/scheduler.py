@@ -11,7 +11,7 @@ from spectron_migrate.delivery.lane import deliver_lane
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger import lanes, sessions
-from spectron_migrate.ledger.read.known import LARGE
+from spectron_migrate.ledger.read.known import FIRST, LARGE
 from spectron_migrate.ledger.workers import SETTLE_S
 
 PAGE = 64
@@ -21,6 +21,10 @@ LANES_PER_REQUEST = 2
 sends.
 """
 
+HEAD_START_S = 1.0
+"""For this long the first lanes are alone, unless something is sent earlier. So the first memory does not wait for what
+all lanes look up.
+"""
 ASK_AGAIN_S = 1.0
 """How often the lanes of other processes are asked for."""
 
@@ -39,7 +43,10 @@ async def deliver_lanes(run: Run) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(_queue_lanes(run, queue, workers))
-            for _ in range(workers):
+            for number in range(workers):
+                if number == FIRST:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(run.all_may_begin.wait(), HEAD_START_S)
                 group.create_task(_work(run, queue))
     except ExceptionGroup as failures:
         expected = _first_expected(failures)
@@ -58,14 +65,20 @@ def _first_expected(failures: ExceptionGroup[Exception]) -> MigrateError | None:
 
 
 async def _queue_lanes(run: Run, queue: asyncio.Queue[str | None], workers: int) -> None:
+    first = await run.writer.grouped(lanes.random_lane) if run.ledger.workers is not None else None
+    begun = [lane.name for lane in await run.writer.grouped(lanes.lanes_to_do, run.plan, after=first, limit=FIRST)]
+    for lane in begun:
+        await queue.put(lane)
     large = await run.writer.grouped(lanes.large_lanes, run.plan, least=LARGE, most=workers)
     for lane in large:
-        await queue.put(lane)
-    before, left = 0, await _queue_once(run, queue, queued=set(large))
+        if lane not in begun:
+            await queue.put(lane)
+    before, left = 0, await _queue_once(run, queue, queued={*begun, *large})
     while left and left != before:
         # What some lanes had reserved and did not use may be sent from those that were left.
         run.is_out_of_sends = run.left_lanes = False
         before, left = left, await _queue_once(run, queue, queued=set())
+    run.all_may_begin.set()
     for _ in range(workers):
         await queue.put(None)
 

@@ -82,8 +82,9 @@ async def _register(run: Run, path: str) -> None:
         await run.registering[path].wait()
     done = run.registering[path] = asyncio.Event()
     try:
-        if not await run.writer.durable(sessions.intend_unregistered, path, scopes.ancestors(path), run.now()):
+        if await run.writer.grouped(sessions.is_registered, path):
             return
+        await run.writer.durable(sessions.intend_scopes, [*scopes.ancestors(path), path], run.now())
         created = await _register_patiently(run, path)
         # Durable with the next durable commit, which comes before the first session of the scope.
         run.writer.post(sessions.scope_registered, path, created_by_us=created)

@@ -46,7 +46,8 @@ class Feed:
         async with self._reading:
             while True:
                 if not self._page:
-                    await self._read(4 * most)
+                    # Few at first: many lanes begin at once, and the first memory waits for all that they read.
+                    await self._read(4 * most if self._after else most)
                 facts = [self._page.popleft() for _ in range(min(most, len(self._page)))]
                 if self._infer == "full" or not facts:
                     return facts

@@ -223,19 +223,18 @@ def relane(ledger: Ledger, mem0_id: str, lane: str) -> None:
     )
 
 
-_BELOW_HIGH_WATER = (
-    "order_key < (SELECT max(sent.order_key) FROM fact AS sent"
-    " WHERE sent.lane = fact.lane AND sent.infer = 'full' AND sent.was_sent = 1)"
+_LATE = (
+    "SELECT fact.id FROM lane CROSS JOIN fact WHERE fact.lane = lane.no"
+    " AND fact.state = 'planned' AND fact.infer = 'full' AND fact.plan = ? AND fact.order_key <"
+    " (SELECT max(sent.order_key) FROM fact AS sent"
+    "  WHERE sent.lane = lane.no AND sent.infer = 'full' AND sent.was_sent = 1)"
 )
+"""Lane by lane, so that a plan of which nothing was sent yet costs a look at each lane, not at each fact."""
 
 
 def would_mark_late(ledger: Ledger, plan: int) -> bool:
     """Whether `mark_late` would change a fact."""
-    found = ledger.db.execute(
-        f"SELECT 1 FROM fact WHERE plan = ? AND state = 'planned' AND infer = 'full' AND {_BELOW_HIGH_WATER} LIMIT 1",
-        (plan,),
-    )
-    return found.fetchone() is not None
+    return ledger.db.execute(f"{_LATE} LIMIT 1", (plan,)).fetchone() is not None
 
 
 def mark_late(ledger: Ledger, plan: int, *, everything: bool = False) -> int:
@@ -245,10 +244,7 @@ def mark_late(ledger: Ledger, plan: int, *, everything: bool = False) -> int:
     `everything` all planned facts are late, because applications already write to Spectron. Returns how many facts of
     the plan are late.
     """
-    ledger.db.execute(
-        "UPDATE fact SET infer = 'none', late = 1 WHERE plan = ? AND state = 'planned' AND infer = 'full'"
-        + ("" if everything else f" AND {_BELOW_HIGH_WATER}"),
-        (plan,),
-    )
-    counted = ledger.db.execute("SELECT count(*) FROM fact WHERE plan = ? AND late = 1 AND state = 'planned'", (plan,))
+    which = "plan = ? AND state = 'planned' AND infer = 'full'" if everything else f"id IN ({_LATE})"
+    ledger.db.execute(f"UPDATE fact SET infer = 'none', late = 1 WHERE {which}", (plan,))
+    counted = ledger.db.execute("SELECT count(*) FROM fact WHERE +plan = ? AND late = 1 AND state = 'planned'", (plan,))
     return int(counted.fetchone()[0])

@@ -67,7 +67,7 @@ def record_run(
     )
     if ledger.workers is None:
         forget_runs(ledger)
-    with ledger.transaction():
+    with ledger.transaction(durable=False):  # the run's first durable commit takes it along
         number = ledger.db.execute(
             f"INSERT INTO step(kind, subject, detail, who, at) VALUES ('{RUN}', 'last', ?, 'replay', ?) RETURNING id",
             (canonical_json(asdict(run)), run.began),

@@ -153,17 +153,6 @@ def intend_scopes(ledger: Ledger, paths: Sequence[str], now: str) -> None:
     )
 
 
-def intend_unregistered(ledger: Ledger, path: str, above: Sequence[str], now: str) -> bool:
-    """As `intend_scopes`, for a path and its ancestors.
-
-    If the path is registered, nothing is changed and False is returned.
-    """
-    if is_registered(ledger, path):
-        return False
-    intend_scopes(ledger, [*above, path], now)
-    return True
-
-
 def scope_registered(ledger: Ledger, path: str, *, created_by_us: bool) -> None:
     """Record that the node exists; it is ours if our own request created it (201)."""
     ledger.db.execute("UPDATE scope SET registered = 1 WHERE path = ?", (path,))

@@ -315,6 +315,7 @@ class Replay:
             into_existing=self._options.into_existing or self._options.adopt,
             applications_write=self._others_write() or self._options.adopt,
             retry_refused=self._options.retry_failed,
+            ahead=self._options.scopes_ahead,
             now=self._stamp(),
             warn=self._reporter.warn,
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from spectron_migrate.delivery.preflight import SCOPES_AHEAD
 from spectron_migrate.errors import InputError
 from spectron_migrate.ledger import Ledger, batches
 from spectron_migrate.mapping import ScopeMapping
@@ -39,6 +40,11 @@ class ReplayOptions:
     """Accept that `write: batch` with extraction loses known times and categories."""
 
     @property
+    def scopes_ahead(self) -> int:
+        """How many scopes may be registered while the server is marked."""
+        return 0 if self.max_rps else min(SCOPES_AHEAD, self.max_in_flight - 1, self.limit or SCOPES_AHEAD)
+
+    @property
     def terms(self) -> dict[str, Json]:
         """What processes that deliver together must have in common."""
         return {
@@ -57,8 +63,9 @@ class ReplayOptions:
 
 def refuse_expiry(ledger: Ledger, plan: int, mapping: ScopeMapping, options: ReplayOptions) -> None:
     """Refuse extraction in batches: a batch carries no category and no time, so its facts may expire in a week."""
-    full = batches.count_full(ledger, plan)
-    if full and mapping.write == "batch" and not options.accept_expiry:
+    if mapping.write != "batch" or options.accept_expiry:
+        return
+    if full := batches.count_full(ledger, plan):
         raise InputError(
             f"the mapping says `write: batch`, and {counted(full, 'memory is', 'memories are')} to be extracted"
             " (`infer: full`): the facts would lose time and category, and may expire after 7 days",

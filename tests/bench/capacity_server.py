@@ -1,7 +1,7 @@
 """A server of known capacity that speaks just enough of Spectron to be replayed into, and never is the bottleneck.
 
-Run as a process of its own: it prints its address, and ends with its standard input. Every write takes
-`latency` seconds in one of `slots` places; what comes beyond `slots` is answered 429 with Retry-After
+Run as a process of its own: it prints its address, and ends with its standard input. Every request takes
+`latency` seconds, a fact in one of `slots` places; what comes beyond `slots` is answered 429 with Retry-After
 (`full=reject`), waits for a place (`full=queue`), or makes all others slower (`full=drag`). Only counts are
 kept, so a million memories take no room. `POST /control` changes latency, slots and full; `GET /control`
 tells what was done.
@@ -110,13 +110,13 @@ class Exchange(asyncio.Protocol):
             self.later(201, made)
         elif path.endswith("/scopes"):
             self.capacity.scopes += method == "POST"
-            self.later(201, {"path": json.loads(body)["path"]}) if method == "POST" else self.answer(200, [])
+            self.later(*((201, {"path": json.loads(body)["path"]}) if method == "POST" else (200, [])))
         elif path.endswith("/turns"):
             session = path.split("/")[-2]
             count = self.capacity.turns.get(session, 100)
             self.answer(200, [{"id": f"{session}-{at}", "content": "", "seq": at} for at in range(1, count + 1)])
         elif path.endswith("/me"):
-            self.answer(200, ME)
+            self.later(200, ME)
         elif method == "POST":
             for name, value in json.loads(body).items():
                 setattr(self.capacity, name, value)
@@ -125,7 +125,7 @@ class Exchange(asyncio.Protocol):
             self.answer(200, self.capacity.stats())
 
     def later(self, status: int, body: Any) -> None:
-        """A write that takes no place: its latency alone."""
+        """A request that takes no place: its latency alone."""
         self.loop.call_later(self.capacity.latency_s, self.answer, status, body)
 
     def fact(self, body: bytes) -> None:

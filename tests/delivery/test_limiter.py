@@ -146,6 +146,25 @@ def test_answers_that_prepare_writes_make_it_grow_too() -> None:
     assert 64.0 == play(main())
 
 
+@pytest.mark.parametrize("kind", [Kind.SESSION, Kind.SCOPE])
+def test_what_prepares_writes_leaves_a_slot_to_the_first_of_them(kind: Kind) -> None:
+    async def main() -> float:
+        found = limiter(64)
+
+        async def prepare() -> None:
+            async with found.slot(kind):
+                await asyncio.sleep(1.0)
+
+        preparing = [asyncio.create_task(prepare()) for _ in range(10)]
+        await asyncio.sleep(0.1)
+        async with found.slot(Kind.WRITE):
+            began = now()
+        await asyncio.gather(*preparing)
+        return began
+
+    assert 0.1 == play(main())
+
+
 def test_sessions_that_take_a_fraction_of_a_writes_time_do_not_make_writes_look_slow() -> None:
     async def main() -> Limiter:
         found = limiter(64)

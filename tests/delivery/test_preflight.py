@@ -25,6 +25,20 @@ from tests.support.spectron import memory, register_scope, replay, turns_of, wri
 pytestmark = [pytest.mark.slow, pytest.mark.both_engines]
 
 
+def test_who_the_key_is_and_which_scopes_there_are_is_asked_at_once(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    """Neither is answered before both are asked."""
+    dump = write_raw(tmp_path / "all.json", [memory(1, user)])
+    with gated(spectron.base_url) as gate:
+
+        def asked(path: str) -> bool:
+            return any(seen.method == "GET" and seen.path.endswith(path) for seen in gate.seen)
+
+        gate.shut = lambda seen: not (asked("/me") and asked("/scopes"))
+        assert 1 == replay(spectron, tmp_path / "state", [dump], endpoint=gate.base_url).written
+
+
 def test_a_lost_ledger_finds_its_marker_before_anything_is_sent(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:

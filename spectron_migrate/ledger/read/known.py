@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from spectron_migrate.ledger.lanes import lanes_to_do, large_lanes
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import OF_ANY_PLAN, STORED, marks
-from spectron_migrate.ledger.sending import claimed_turns, residue_turns
+from spectron_migrate.ledger.sending import claimed_turns, next_planned, residue_turns
 from spectron_migrate.records import Infer, Selector, canonical_json, selector_of
 
+FIRST = 8
+"""Lanes with which a run begins."""
 LARGE = 256
-"""A lane with at least this many facts starts first, because a lane sends one fact after another."""
+"""A lane with at least this many facts is the next to start, because a lane sends one fact after another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,8 @@ def sessions_in_doubt(ledger: Ledger) -> list[int]:
 
 def next_facts(ledger: Ledger, plan: int, most: int) -> Iterator[NextFact]:
     """The first fact of each group that shares sessions, roughly in the order in which a run begins with them."""
-    first = large_lanes(ledger, plan, least=LARGE, most=most)
-    lanes = dict.fromkeys([*first, *(lane.name for lane in lanes_to_do(ledger, plan, after=None, limit=most))])
+    names = [lane.name for lane in lanes_to_do(ledger, plan, after=None, limit=most)]
+    lanes = dict.fromkeys([*names[:FIRST], *large_lanes(ledger, plan, least=LARGE, most=most), *names])
     left = most
     for lane in lanes:
         rows = ledger.db.execute(
@@ -90,6 +92,25 @@ def next_facts(ledger: Ledger, plan: int, most: int) -> Iterator[NextFact]:
         left -= len(rows)
         if left <= 0:
             return
+
+
+def first_paths(ledger: Ledger, plan: int, most: int) -> list[str]:
+    """The paths of the scopes that a run begins with, at most so many."""
+    paths: dict[str, None] = {}
+    for lane in lanes_to_do(ledger, plan, after=None, limit=most):
+        for infer in ("full", "none"):
+            facts = next_planned(ledger, plan, lane.name, infer, 1)
+            paths |= dict.fromkeys(path for fact in facts for clause in fact.selector for path in clause)
+    return list(paths)[:most]
+
+
+def has_earlier_work(ledger: Ledger, began: str) -> bool:
+    """Whether a session was ever begun, or a scope registered before this moment."""
+    found = ledger.db.execute(
+        "SELECT EXISTS(SELECT 1 FROM session) OR EXISTS(SELECT 1 FROM scope WHERE registered = 1 AND intended_at < ?)",
+        (began,),
+    )
+    return bool(found.fetchone()[0])
 
 
 def open_sessions(ledger: Ledger, fact: NextFact) -> list[int]:

@@ -1,0 +1,32 @@
+"""Requests side by side, of which none is left behind when the others fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@contextmanager
+def begun(work: Coroutine[Any, Any, T]) -> Iterator[asyncio.Task[T]]:
+    """Begin something that goes on beside the block, and no longer."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield task
+    finally:
+        if task.done() and not task.cancelled():
+            task.exception()  # a failure that nobody waited for any more
+        task.cancel()
+
+
+async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do all of it; raises the first failure once everything has ended."""
+    done: list[T] = []
+    for result in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+        done.append(result)
+    return done
