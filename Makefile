@@ -54,7 +54,7 @@ stores: $(VENV)/.ready
 
 # What several hosts share, in files and in Postgres; the server comes in a wheel. Then whole suites with their states there.
 hosts: $(VENV)/.ready
-	$(BIN)/python -m pytest -n auto tests/database tests/state tests/adapter/test_calls_of_hosts.py \
+	$(BIN)/python -m pytest -n auto tests/database tests/state tests/adapter/test_async_adapters_of_hosts.py \
 	  tests/doctor/test_database.py tests/cli/test_state_in_postgres.py tests/cutover/test_command_line.py \
 	  tests/migration/test_follow_of_hosts.py tests/migration/test_state_copy.py tests/migration/test_state_copy_midway.py
 	SPECTRON_MIGRATE_LEDGER=postgres $(BIN)/python -m pytest -n auto -m 'not ledger_file' \
