@@ -7,6 +7,7 @@ value with any of these goes to `json`.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -28,6 +29,15 @@ def loads(text: str | bytes) -> Json:
     except RecursionError:
         is_alike = False
     return value if is_alike else json.loads(text)  # a fraction may be a whole number of many digits
+
+
+def texts_in(text: str | bytes, names: Sequence[str]) -> dict[str, str]:
+    """The texts that an object has under these names, without empty ones: whatever else is in it, they are the same."""
+    try:
+        value = orjson.loads(text)
+    except ValueError:
+        value = json.loads(text)
+    return {name: found for name in names if (found := value.get(name))}
 
 
 def canonical(value: Json) -> bytes:

@@ -16,7 +16,7 @@ SCANNED = 5000
 """At most this many memories of a scope are compared."""
 _CACHED = 20_000
 """Texts that are kept for the next question about their scope."""
-_NO_DIGIT = re.compile(r"\D+")
+_DIGITS = re.compile(r"\d+")
 
 
 @dataclass
@@ -62,7 +62,7 @@ class NearDuplicates:
 
 
 def _digits(text: str) -> str:
-    return _NO_DIGIT.sub("", text)
+    return "".join(_DIGITS.findall(text))
 
 
 def _index(match: tuple[str, float, int]) -> int:

@@ -128,11 +128,21 @@ class StoredMemories:
 
     def owners_of(self, row_id: str) -> list[StoredMemory]:
         """Facts whose receipt, or else whose label, names a turn, chunk, entity or attribute id."""
-        numbers = receipts.facts_made_into(self.ledger, [row_id]).get(row_id, [])
-        if not numbers:  # a label may name its memory, where no receipt names the row
-            numbers = [row["fact"] for row in self.db.execute("SELECT fact FROM trace WHERE row = ?", (row_id,))]
-        marks = ", ".join("?" * len(numbers))
-        return list(self._facts(f"no IN ({marks}) ORDER BY no", tuple(numbers)))
+        return self.owners_of_each([row_id])[row_id]
+
+    def owners_of_each(self, row_ids: Sequence[str]) -> dict[str, list[StoredMemory]]:
+        """The same of several ids, such as those of one answer."""
+        made = receipts.facts_made_into(self.ledger, list(dict.fromkeys(row_ids)))
+        for row_id in row_ids:
+            if row_id not in made:  # a label may name its memory, where no receipt names the row
+                rows = self.db.execute("SELECT fact FROM trace WHERE row = ?", (row_id,))
+                made[row_id] = [row["fact"] for row in rows]
+        facts = {
+            fact.no: fact for fact in self.numbered(sorted({number for found in made.values() for number in found}))
+        }
+        return {
+            row_id: [facts[number] for number in sorted(numbers) if number in facts] for row_id, numbers in made.items()
+        }
 
     def with_text(self, text: str) -> list[StoredMemory]:
         """Facts whose text is the same but for case, spaces and Unicode form."""

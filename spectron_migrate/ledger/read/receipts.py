@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from types import MappingProxyType
 
 from spectron_migrate.database.interface import ResultRow
 from spectron_migrate.database.pages import pages
-from spectron_migrate.fast_json import loads
+from spectron_migrate.fast_json import texts_in
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import FACTS, IS_CURRENT, STORED, marks
 from spectron_migrate.records import ENTITY_IDS, Infer, Json, Selector, selector_of
@@ -159,15 +157,8 @@ def _with_ids(ledger: Ledger, rows: Iterable[ResultRow]) -> Iterator[ReceiptRow]
             late=bool(late),
             echoed=bool(echoed),
             tombstoned=bool(tombstoned),
-            owners=_owners(record),
+            owners=texts_in(record, ENTITY_IDS),
         )
-
-
-@lru_cache(4096)
-def _owners(record: str) -> Mapping[str, str]:
-    """Verification asks for the same facts again and again; most of the cost is to parse their records."""
-    known = loads(record.encode())
-    return MappingProxyType({name: known[name] for name in ENTITY_IDS if known.get(name)})
 
 
 # -- messages ---------------------------------------------------------------------------------------------
