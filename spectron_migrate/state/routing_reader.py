@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from spectron_migrate.clocks import seconds_with_sleep
 from spectron_migrate.errors import InputError, NotLegal
+from spectron_migrate.files.locks import is_held
 from spectron_migrate.state import journal
 from spectron_migrate.state.cutover_state import CutoverState
 from spectron_migrate.state.routing import FILE, MOST_BYTES, Routing, parse_routing, read_routing
@@ -33,6 +34,8 @@ from spectron_migrate.state.store import StateStore, store_at
 CHECK_EVERY_S = 0.5
 """How often a reader checks the files for changes. A revert must reach readers within a second."""
 FETCH_TIMEOUT_S = 5.0
+STEP_S = 2.0
+"""For how long a write waits for the first step of a cutover: a line that is appended durably."""
 TRUSTED_S = 45.0
 """For how long an address or a database that answered counts as read, from the moment when it was asked. A process that
 is cut off must know nothing any more while the others still count it as live: for 60 s after a status that it writes
@@ -146,6 +149,7 @@ class RoutingReader:
         routing = self.current()
         problem = self.unreadable
         if problem is not None:
+            self._wait_for_step()
             self.look()  # it may be back since the last look
             routing, problem = self._last.routing, self.unreadable
         if problem is not None:
@@ -155,6 +159,12 @@ class RoutingReader:
                 " routing.json or cutover.jsonl in it",
             )
         return routing
+
+    def _wait_for_step(self) -> None:
+        """Wait for whoever takes a step, but not long: before the first one is written, only its lock is there."""
+        deadline = time.monotonic() + STEP_S
+        while any(is_held(folder / journal.LOCK_FILE) for folder in self._folders) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def close(self) -> None:
         """Stop the background thread, if there is one."""

@@ -169,6 +169,7 @@ def test_four_processes_through_all_phases(
     fleet = Fleet(stage, 4, capture)
     try:
         fleet.wait_for(lambda call: True, many=5)
+        make_state(stage.state)
         stage.start(catch_up)
         if catch_up == "outbox":
             wait_until(lambda: not read_processes(stage.state).not_on(1), seconds=PATIENCE_S)
@@ -210,6 +211,14 @@ def test_four_processes_through_all_phases(
     while_reverted = [call for call in searches if reverted + 1 < call["at"] < again and call["spectron"]]
     none_of("was answered by Spectron after the revert", while_reverted, moments)
     added_once(stage, [call for call in fleet.calls("add") if call["at"] > completed + 1])
+
+
+def make_state(folder: Path) -> None:
+    """As a whole: an empty directory looks like a volume that was lost, and the applications refuse writes."""
+    made = folder.with_name("made")
+    made.mkdir(mode=0o700)
+    (made / "log.jsonl").touch(mode=0o600)
+    made.rename(folder)
 
 
 def none_of(what: str, calls: list[dict[str, Any]], moments: dict[str, float]) -> None:

@@ -24,7 +24,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spectron_migrate.files import locks
 from spectron_migrate.records import format_time
+from spectron_migrate.state import routing_reader
+from spectron_migrate.state.cutover_state import Step
+from spectron_migrate.state.directory import DirectoryState
+from spectron_migrate.state.journal import record_step
 from spectron_migrate.state.routing import (
     BUCKETS,
     FILE,
@@ -229,6 +234,35 @@ def test_a_broken_missing_or_older_file_leaves_the_last_good_one_in_force_and_is
     moment[0] = 4.0
     assert 9 == reader.current().epoch
     assert reader.problem is None
+
+
+def test_a_write_waits_for_the_first_step_of_a_cutover_and_is_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock is there before its line is: that looks like a cutover whose files were lost."""
+    begun, looked = threading.Event(), threading.Event()
+    append = DirectoryState.append_line
+
+    def append_later(state: DirectoryState, *given: Any, **named: Any) -> bool:
+        begun.set()
+        looked.wait(20)
+        return append(state, *given, **named)
+
+    def is_held(path: Path) -> bool:
+        looked.set()
+        return locks.is_held(path)
+
+    monkeypatch.setattr(DirectoryState, "append_line", append_later)
+    monkeypatch.setattr(routing_reader, "is_held", is_held)
+    step = Step("start", format_time(datetime.now(UTC)), "a test", migration="m", catch_up="follow")
+    taking = threading.Thread(target=record_step, args=(tmp_path, step))
+    taking.start()
+    begun.wait(20)
+    try:
+        assert "started" == RoutingReader(tmp_path).for_write().phase
+    finally:
+        looked.set()
+        taking.join()
 
 
 def test_without_any_file_everything_is_read_from_mem0(tmp_path: Path) -> None:
