@@ -193,6 +193,8 @@ def test_queries_can_be_filtered_by_user_reason_and_scope() -> None:
 def test_the_page_fits_a_telephone_paper_and_the_dark() -> None:
     style = html_report(report("GO", [])).partition("<style>")[2].partition("</style>")[0]
     assert {"prefers-color-scheme:dark", "max-width:560px", "print"} == set(re.findall(r"@media ?\(?([\w:-]+)", style))
+    # A fieldset is as wide as its longest scope otherwise, and the whole page with it.
+    assert re.search(r"fieldset\{[^}]*min-width:0\}label\{max-width:100%\}", style.replace("\n", ""))
 
 
 def test_without_its_script_the_page_hides_nothing_but_the_filters() -> None:
