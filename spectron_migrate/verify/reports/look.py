@@ -38,7 +38,8 @@ svg{width:100%;height:auto;max-height:60rem}svg text{fill:var(--ink);font:12px s
 polyline.mem0{stroke:var(--mem0)}polyline.spectron{stroke:var(--spectron);stroke-dasharray:6 3}
 .steps li{grid-template-columns:9.5rem 1fr}
 fieldset{border:1px solid var(--line);border-radius:10px;display:flex;gap:1rem;flex-wrap:wrap;align-items:center;
-margin:0 0 .8rem;min-width:0}label{max-width:100%}input,select{font:inherit;max-width:100%}[hidden]{display:none!important}
+margin:0 0 .8rem;min-width:0}label{max-width:100%}
+input,select{font:inherit;max-width:100%}[hidden]{display:none!important}
 @media(max-width:560px){.sides,.steps li{grid-template-columns:1fr}body{padding:.6rem}td,th{padding:.3rem}}
 @media print{:root{--paper:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#bbb;--same:#fff;--new:#fff}
 fieldset{display:none}.card{break-inside:avoid}mark{text-decoration:underline}}
