@@ -85,7 +85,8 @@ def command(
         list[str] | None,
         typer.Option(
             "--accept",
-            help="Let a gate pass: source, supersession, recall, asked (if undecided) or residue; may be repeated.",
+            help="Let a gate pass: source, supersession, recall, asked (if undecided), residue, unaccounted;"
+            " may be repeated.",
             metavar="GATE",
         ),
     ] = None,

@@ -181,7 +181,17 @@ def _recall_rows(recall: Mapping[str, Json]) -> list[tuple[str, object]]:
 
 
 def _wrong_memories(summary: VerifySummary) -> list[tuple[str, str, str]]:
-    wrong = ("missing", "altered", "doubled", "foreign", "misplaced", "order", "superseded_wrongly", "leak")
+    wrong = (
+        "missing",
+        "altered",
+        "doubled",
+        "foreign",
+        "misplaced",
+        "order",
+        "superseded_wrongly",
+        "leak",
+        "unaccounted",
+    )
     found = [one for one in summary.report["findings"] if one["kind"] in wrong]
     return [(one["kind"], one["id"] or "-", f"{one['reason']} ({one['where']})") for one in found[:20]]
 

@@ -43,6 +43,7 @@ from spectron_migrate.verify.reports.json_file import LAST_REPORT, LAST_REPORT_O
 from spectron_migrate.verify.summary import VerifySummary, dump_completeness, integrity_counts, summarise
 from spectron_migrate.verify.supersession import EntityHistories, check_supersession
 from spectron_migrate.verify.traces import check_traces
+from spectron_migrate.verify.unaccounted import count_unaccounted
 from spectron_migrate.verify.word_overlap import measure_word_overlap
 from spectron_migrate.verify.workspace import Workspace
 
@@ -94,7 +95,7 @@ async def run_dual_verify(
     finished = False
     try:
         run = _Run(work, api, mapping, options, reporter, clock, now(), rng or Random(options.seed))
-        measured = await run.measure(dump, mem0_search)
+        measured = {**await run.measure(dump, mem0_search), "unaccounted": count_unaccounted(work, store)}
         uncertain = await read_uncertainties(api, ledger, mapping.id_label, now=format_time(now()))
         summary = summarise(work, api, dump, mapping, options, measured, run.metrics, format_time(now()))
         summary = replace(summary, report={**summary.report, **_history_of(store, summary, uncertain)})

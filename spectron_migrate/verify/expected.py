@@ -63,6 +63,8 @@ class ExpectationRules:
     """Mem0 ids of refused memories whose absence a person has accepted."""
     accepted_moved: frozenset[str] = frozenset()
     """Mem0 ids of memories that a person lets stay where they were sent."""
+    is_last: bool = False
+    """Whether nothing was planned after this dump: then nothing has shown since that a memory of it is gone."""
     lenses: dict[tuple[str | None, ...], Lens | None] = field(default_factory=dict, compare=False)
     """Those of owners that were asked for lately: most owners have many memories."""
 
@@ -109,6 +111,9 @@ def expectation_of(
     if last is not None and last.tombstoned_at is not None:
         if rules.began is None:
             return Expectation("pending", "deleted in Mem0 by the ledger, and this file does not say when it was read")
+        if rules.began <= last.tombstoned_at and rules.is_last:
+            # By the clocks it was deleted after this reading, and no reading came after it: one of them is wrong.
+            return Expectation("pending", "deleted in Mem0 by the ledger, and the last dump that was planned has it")
         if rules.began <= last.tombstoned_at:
             return _gone(memory.id, last)  # an older scan cannot bring back what a newer one found deleted
     mapped = rules.mapping.map_memory(memory)
@@ -174,7 +179,14 @@ def lens_of(owners: dict[str, str], mapping: ScopeMapping) -> Lens | None:
 def _from_dump(work: Workspace, dump: Dump, mapping: ScopeMapping, options: VerifyOptions, reporter: Reporter) -> None:
     ledger = work.ledger
     planned = plans.was_planned(ledger, dump.digest)
-    rules = ExpectationRules(mapping, planned, dump.began, options.accepted, options.accepted_moved)
+    rules = ExpectationRules(
+        mapping,
+        planned,
+        dump.began,
+        options.accepted,
+        options.accepted_moved,
+        is_last=plans.is_last_scan(ledger, dump.digest),
+    )
     reporter.stage("compare dump and ledger", dump.count)
     batches = _Batches(work)
     for memory in dump.memories():

@@ -22,9 +22,10 @@ FindingKind = Literal[
     "suspect",
     "residue",
     "stale",
+    "unaccounted",
 ]
 
-Layer = Literal["present", "recallable", "traced", "supersession", "isolation", "recall"]
+Layer = Literal["present", "recallable", "traced", "supersession", "isolation", "recall", "unaccounted"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,10 +144,10 @@ async def _search_as_other(
         query = " ".join(own_words.rarest(fact.text)) or fact.text
         for mode in ("hybrid", "bm25"):
             # The owner must ask first: a cache shared across scopes then answers the other with the owner's hits.
-            await ask(api, query, owner.lens, mode)
-            hits = await ask(api, query, other.lens, mode)
+            await ask(work, api, query, owner.lens, mode)
+            hits = await ask(work, api, query, other.lens, mode)
             for suspicion in suspicions(work, hits, fact, other):
-                finding = await settle(api, suspicion, other, other_words)
+                finding = await settle(work, api, suspicion, other, other_words)
                 found.setdefault((finding.kind, suspicion.hit.id), finding)
     return list(found.values())
 
@@ -207,7 +207,11 @@ def _edited(work: Workspace, piece: str, other: ScopeReader) -> list[StoredMemor
 
 
 async def settle(
-    api: SpectronApi, suspicion: Suspicion, other: ScopeReader, other_words: Callable[[], WordFrequencies]
+    work: Workspace,
+    api: SpectronApi,
+    suspicion: Suspicion,
+    other: ScopeReader,
+    other_words: Callable[[], WordFrequencies],
 ) -> Finding:
     """A leak or only a suspect: an uncertain hit is searched for again with words that `other` does not have."""
     fact, hit = suspicion.fact, suspicion.hit
@@ -222,7 +226,7 @@ async def settle(
         reason = f"{hit.source} {hit.id} resembles it, and the reader has every word of it too"
         return Finding("suspect", fact.mem0_id, reason, where, texts)
     for mode in ("bm25", "hybrid"):
-        hits = await ask(api, " ".join(only_here), other.lens, mode)
+        hits = await ask(work, api, " ".join(only_here), other.lens, mode)
         if any(again.id == hit.id for again in hits) and hit.source != "entity":
             reason = f"{hit.source} {hit.id} has its text, and words that only it has find it in another user's lens"
             return Finding("leak", fact.mem0_id, reason, where, texts)
@@ -230,9 +234,11 @@ async def settle(
     return Finding("suspect", fact.mem0_id, reason, where, texts)
 
 
-async def ask(api: SpectronApi, query: str, lens: Selector, mode: str) -> Sequence[Hit]:
+async def ask(work: Workspace, api: SpectronApi, query: str, lens: Selector, mode: str) -> Sequence[Hit]:
     """The hits of a query through a lens, near-duplicates included."""
-    return (await api.query(query, lens=lens, k=MAX_K, mode=mode, include_duplicates=True, source=SOURCE)).hits
+    recall = await api.query(query, lens=lens, k=MAX_K, mode=mode, include_duplicates=True, source=SOURCE)
+    work.sightings.see(recall.hits, lens)
+    return recall.hits
 
 
 def _texts_covered(work: Workspace, lens: Selector) -> Iterable[str]:

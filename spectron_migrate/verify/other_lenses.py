@@ -127,11 +127,11 @@ async def _ask_as_other(
     other_words = words_seen_by(work, other)
     found: dict[tuple[str, str], Finding] = {}
     for query in queries:
-        hits = await ask(api, query, other.lens, "hybrid")
+        hits = await ask(work, api, query, other.lens, "hybrid")
         new = [hit for hit in hits if hit.id not in known]
         suspected = suspicions(work, new, fact, other)
         known.update({hit.id for hit in new} - {suspicion.hit.id for suspicion in suspected})
         for suspicion in suspected:
-            finding = await settle(api, suspicion, other, other_words)
+            finding = await settle(work, api, suspicion, other, other_words)
             found.setdefault((finding.kind, suspicion.hit.id), finding)
     return list(found.values())

@@ -163,6 +163,7 @@ class _Placement:
         cached = False
         for wording in wordings(fact, search.words):
             presence, hits = await search_for(self._work, self._api, fact, fact.selector, wording)
+            self._work.sightings.see(hits, fact.selector)
             if presence == "present":
                 return await self._compare(search, hits)
             cached = cached or presence == "cached"
@@ -255,6 +256,7 @@ class _Placement:
                 include_duplicates=True,
                 source=SOURCE,
             )
+            self._work.sightings.see(recall.hits, fact.selector)
             if recall.tier == "cache":
                 cached = True
                 continue

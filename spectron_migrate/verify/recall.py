@@ -191,6 +191,7 @@ class RecallTest:
             return RankedAnswer((), (), 0.0, error.message), [], SpectronRanks({}, {})
         ms = (self._clock() - began) * 1000
         self._failures = 0
+        self._work.sightings.see(recall.hits, lens.selector)
         hits = self._hits.judge(recall, lens)
         shown = [hit for hit in hits if not hit.dropped]
         ranking = _ranking(shown)

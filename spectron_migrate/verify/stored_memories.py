@@ -106,6 +106,15 @@ class StoredMemories:
             found[row["scope"]].append(row["no"])
         return dict(found)
 
+    def has_extracted(self) -> bool:
+        """Whether the ledger names anything that was extracted."""
+        return self.db.execute("SELECT 1 FROM fact WHERE extracted = 1 LIMIT 1").fetchone() is not None
+
+    def lacks_extraction(self, scope: int) -> bool:
+        """Whether extraction was asked for in a scope of a memory of which the ledger names nothing extracted."""
+        row = self.db.execute("SELECT 1 FROM fact WHERE scope = ? AND extracted IS NULL LIMIT 1", (scope,))
+        return row.fetchone() is not None
+
     def numbered(self, numbers: Sequence[int]) -> Iterator[StoredMemory]:
         """The facts of these numbers, in the order of the lot where they are in it."""
         for start in range(0, len(numbers), PAGE):

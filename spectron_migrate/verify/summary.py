@@ -56,6 +56,7 @@ class VerifySummary:
             "integrity": integrity,
             "leaks": [{key: leak[key] for key in ("id", "reason", "where")} for leak in leaks[:LISTED]],
             "leaks_count": len(leaks),
+            "unaccounted": measured["unaccounted"],
             "queries": recall["metrics"]["queries"] if recall else 0,
             "metrics": recall["metrics"] if recall else None,
             "explained": {"lost": 0, **(recall["explained"] if recall else {})},

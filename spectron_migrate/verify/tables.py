@@ -10,7 +10,7 @@ from spectron_migrate.errors import LedgerLocked
 from spectron_migrate.files.locks import FileLock, try_lock
 from spectron_migrate.judge import plain
 
-FORMAT = "6"
+FORMAT = "7"
 """The format of the file; a run in another format begins anew."""
 
 DDL = """
@@ -18,7 +18,7 @@ CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE scope(no INTEGER PRIMARY KEY, selector TEXT NOT NULL UNIQUE);
 CREATE TABLE fact(
   no INTEGER PRIMARY KEY, mem0_id TEXT NOT NULL, newest INTEGER NOT NULL, tombstoned INTEGER NOT NULL,
-  scope INTEGER NOT NULL, extracted INTEGER NOT NULL, category TEXT, owner TEXT NOT NULL, plain BLOB NOT NULL,
+  scope INTEGER NOT NULL, extracted INTEGER, category TEXT, owner TEXT NOT NULL, plain BLOB NOT NULL,
   lot BLOB NOT NULL
 );
 CREATE INDEX fact_scope ON fact(scope, lot);
@@ -38,6 +38,10 @@ CREATE TABLE done(layer TEXT NOT NULL, subject TEXT NOT NULL, PRIMARY KEY (layer
 CREATE TABLE entity(id TEXT PRIMARY KEY, type TEXT NOT NULL, name TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE trace(row TEXT NOT NULL, fact INTEGER NOT NULL, PRIMARY KEY (row, fact)) WITHOUT ROWID;
 CREATE INDEX trace_fact ON trace(fact);
+CREATE TABLE accounted(row TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE sighting(
+  id TEXT NOT NULL, lens TEXT NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL, turn TEXT, PRIMARY KEY (id, lens)
+) WITHOUT ROWID;
 CREATE TABLE traced(name TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE answer(no INTEGER PRIMARY KEY, told TEXT NOT NULL);
 """

@@ -1,8 +1,9 @@
 """Which memory made which attribute and relation, and whether each lies where one of its memories is.
 
 From API 0.3.0 on a fact shows its scope and the labels of its writes, of which one may hold the id of the memory. All
-live attributes and relations are walked once. A row is ours if a receipt or such a label names a memory of the ledger.
-Older generations show neither scope nor labels: there only receipts trace attributes, and nothing traces relations.
+live attributes and relations are walked once. A row is ours if a receipt or such a label names a memory of the ledger,
+or if it names the turn that it was made of. Older generations show neither scope nor labels: there only receipts trace
+attributes, and nothing traces relations.
 
 A label names a memory and not its version. So it stands in for a receipt only where no receipt names the row and the
 memory has one version.
@@ -19,6 +20,7 @@ from spectron_migrate.records import Json, Reporter, Selector
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.graph import EntityLink, EntityValue, Graph
 from spectron_migrate.verify.findings import Finding
+from spectron_migrate.verify.sightings import Sighting
 from spectron_migrate.verify.stored_memory import StoredMemory, selector_text
 from spectron_migrate.verify.workspace import Workspace
 
@@ -49,7 +51,7 @@ async def check_traces(work: Workspace, api: SpectronApi, key: str | None, repor
         except MigrateError as error:
             await api.me()
             return _unknown(error.message)
-        work.keep_traces(walk.traces, dict(walk.counts), walk.findings)
+        work.keep_traces(walk.traces, dict(walk.counts), walk.findings, accounted=walk.accounted, strange=walk.strange)
     return {"told": True, "why": "", **work.trace_counts(), "elsewhere": work.count_findings("misplaced_fact")}
 
 
@@ -70,10 +72,14 @@ class _Walk:
     def __init__(self, work: Workspace, key: str | None) -> None:
         self._work = work
         self._key = key
-        self._scopes = {_as_sets(selector) for _, selector in work.scopes()}
+        self._clauses = {clause for _, selector in work.scopes() for clause in _as_sets(selector)}
         self.counts: Counter[str] = Counter(attributes=0, relations=0, untraced=0)
         self.traces: list[tuple[int, str]] = []
         self.findings: list[Finding] = []
+        self.accounted: list[str] = []
+        """Rows that no receipt names, and that a label or a turn does."""
+        self.strange: list[Sighting] = []
+        """Rows that can be read in our scopes and that nothing names."""
 
     def add(self, row: EntityValue | EntityLink) -> None:
         """Count one row; note whose it is, and where it should not be."""
@@ -85,22 +91,36 @@ class _Walk:
             if (fact := self._work.newest(mem0_id)) is not None
         ]
         memories = [*by_receipt, *labelled]
+        if not memories and row.turn is not None:
+            memories = self._work.owners_of(row.turn)
         where = _as_sets(row.scopes or ())
         if not memories:
-            self.counts["untraced"] += where in self._scopes
+            if where & self._clauses and not self._work.sightings.is_left(row.turn):
+                self.counts["untraced"] += 1
+                self.strange.append(_sighting(row))
             return
         self.counts[kind] += 1
         if not by_receipt:
+            self.accounted.append(row.id)
             self.traces += [(fact.no, row.id) for fact in labelled if fact.version == 1]
         if all(_as_sets(fact.selector) != where for fact in memories):
             self.findings.append(_elsewhere(row, memories))
 
 
-def _elsewhere(row: EntityValue | EntityLink, memories: list[StoredMemory]) -> Finding:
+def _sighting(row: EntityValue | EntityLink) -> Sighting:
+    what, text = _in_words(row)
+    return Sighting(row.id, row.scopes or (), what, text, row.turn)
+
+
+def _in_words(row: EntityValue | EntityLink) -> tuple[str, str]:
+    """What it is, and what it says."""
     if isinstance(row, EntityValue):
-        what, text = "attribute", f"{row.entity} {row.key}: {row.value}"
-    else:
-        what, text = "relation", f"{row.subject} {row.label} {row.object}"
+        return "attribute", f"{row.entity} {row.key}: {row.value}"
+    return "relation", f"{row.subject} {row.label} {row.object}"
+
+
+def _elsewhere(row: EntityValue | EntityLink, memories: list[StoredMemory]) -> Finding:
+    what, text = _in_words(row)
     where = f"{what} {row.id} in scope {selector_text(row.scopes or ()) or 'of nobody'}"
     reason = f"a fact made of it is not in {selector_text(memories[0].selector)}, nor where another memory of it is"
     return Finding("misplaced_fact", memories[0].mem0_id, reason, where, {"fact": text, "written": memories[0].text})

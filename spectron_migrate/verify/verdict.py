@@ -25,9 +25,9 @@ EXIT_CODES: dict[Verdict, ExitCode] = {
     "INCONCLUSIVE": ExitCode.INCONCLUSIVE,
 }
 
-ACCEPTABLE = ("source", "supersession", "residue", "recall", "asked")
-"""Gates that a person may accept: `residue` whatever it counts, `source` where it was not measured, the others where
-they are undecided."""
+ACCEPTABLE = ("source", "supersession", "residue", "unaccounted", "recall", "asked")
+"""Gates that a person may accept: `residue` and `unaccounted` whatever they count, `source` where it was not measured,
+the others where they are undecided."""
 MIN_MEM0_SUCCESS = 0.1
 """If Mem0 itself finds less than this share of the memories asked for, being as good as Mem0 proves nothing."""
 MAX_UNTESTABLE = 0.05
@@ -71,6 +71,7 @@ def gates_of(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[
         _source(measured["dump"]),
         *_integrity(measured["integrity"]),
         _isolation(measured["isolation"], is_part=bool(options.get("users"))),
+        *_unaccounted(measured.get("unaccounted")),
         *_recall(measured, options),
     ]
     return [replace(gate, accepted=_is_accepted(gate, options["accepted_gates"])) for gate in gates]
@@ -81,7 +82,7 @@ def _is_accepted(gate: VerdictGate, names: Sequence[str]) -> bool:
         return False
     if gate.name == "source":
         return not gate.measured  # a reading that is known to be incomplete is never accepted
-    return gate.passed is None or gate.name == "residue"
+    return gate.passed is None or gate.name in ("residue", "unaccounted")
 
 
 def _source(read: Mapping[str, Json] | None) -> VerdictGate:
@@ -183,16 +184,34 @@ def _isolation(found: Mapping[str, Json], *, is_part: bool) -> VerdictGate:
             else "no two scopes are separate, so nothing can leak"
         )
         return VerdictGate("isolation", None, 0, None, hint, measured=False, decides=False)
-    return VerdictGate("isolation", 0, 0, True, _bound(found.get("questions", 0)))
+    questions = counted(found.get("questions", 0), "question")
+    return VerdictGate("isolation", 0, 0, True, _bound(found.get("questions", 0), f"no leak in {questions}", "leak"))
 
 
-def _bound(questions: int) -> str:
-    """What the absence of leaks shows: memories that leak are at most this share, with 95 % confidence."""
-    if not questions:
+def _unaccounted(found: Mapping[str, Json] | None) -> list[VerdictGate]:
+    """Whether searches showed only what was written there; undecided in scopes that are not this migration's alone."""
+    if found is None:
+        return []
+    if not found["rows"]:
+        searches = counted(found["searches"], "search", "searches")
+        bound = _bound(found["searches"], f"no such row in {searches}", "show one")
+        return [VerdictGate("unaccounted", 0, 0, True, bound)]
+    others = found["scopes_count"] - len(found["scopes"])
+    scopes = ", ".join(found["scopes"]) + (f" and {others:,} more" if others else "")
+    hint = (
+        f"in {scopes}, such as {found['examples'][0]}: the report has them."
+        " Others may write there? Then --accept unaccounted"
+    )
+    return [VerdictGate("unaccounted", found["rows"], 0, False if found["ours"] else None, hint)]
+
+
+def _bound(n: int, nothing: str, do: str) -> str:
+    """What finding nothing shows: the share of cases is at most this, with 95 % confidence."""
+    if not n:
         return ""
-    percent = 100 * most_of_none(questions)
+    percent = 100 * most_of_none(n)
     shown = f"{percent:.0f}" if percent >= 1 else f"{percent:.{1 - floor(log10(percent)) - 1}f}"
-    return f"no leak in {counted(questions, 'question')}, so fewer than {shown} % leak (95 % confidence)"
+    return f"{nothing}, so fewer than {shown} % {do} (95 % confidence)"
 
 
 def _recall(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[VerdictGate]:

@@ -19,6 +19,7 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read.receipts import ReceiptRow
 from spectron_migrate.records import Json, canonical_json, digest
 from spectron_migrate.verify.findings import Finding, FindingKind, Layer
+from spectron_migrate.verify.sightings import Sighting, Sightings
 from spectron_migrate.verify.stored_memories import StoredMemories
 from spectron_migrate.verify.tables import DDL, FORMAT, connect, hold, remove, text_key
 
@@ -40,6 +41,7 @@ class Workspace(StoredMemories):
         super().__init__(db, ledger)
         self.path = path
         self._lock = lock
+        self.sightings = Sightings(db, ledger)
         self.resumed = resumed
         self.replaced = replaced
 
@@ -107,7 +109,7 @@ class Workspace(StoredMemories):
                 row.newest,
                 row.tombstoned,
                 self._scope(canonical_json(row.selector)),
-                row.infer == "full" and bool(row.ids),
+                _is_extracted(row),
                 row.category,
                 next(iter(row.owners.values()), ""),
                 text_key(row.text),
@@ -161,11 +163,25 @@ class Workspace(StoredMemories):
         """What the server calls the entity of an id."""
         self.db.execute("INSERT OR REPLACE INTO entity VALUES (?, ?, ?)", (entity, type_, name))
 
-    def keep_traces(self, traces: Iterable[tuple[int, str]], counts: Mapping[str, int], found: list[Finding]) -> None:
-        """Which facts made which rows, by label alone, and how many rows were walked."""
+    def keep_traces(
+        self,
+        traces: Iterable[tuple[int, str]],
+        counts: Mapping[str, int],
+        found: list[Finding],
+        *,
+        accounted: Iterable[str] = (),
+        strange: Iterable[Sighting] = (),
+    ) -> None:
+        """Which facts made which rows, by label alone, and how many rows were walked.
+
+        `accounted`: rows that no receipt names, and that a label or a turn does; `strange`: rows in our scopes that
+        nothing names.
+        """
         with self.change():
             rows = [(row, fact) for fact, row in traces]
             self.db.executemany("INSERT OR IGNORE INTO trace VALUES (?, ?)", rows)
+            self.db.executemany("INSERT OR IGNORE INTO accounted VALUES (?)", [(row,) for row in accounted])
+            self.sightings.note(strange)
             self.db.executemany("INSERT OR REPLACE INTO traced VALUES (?, ?)", counts.items())
             self.note("traced", found)
             self.db.execute("INSERT OR IGNORE INTO done VALUES ('traced', 'all')")
@@ -182,6 +198,11 @@ class Workspace(StoredMemories):
             self.db.execute("SELECT 1 FROM done WHERE layer = ? AND subject = ?", (layer, subject)).fetchone()
             is not None
         )
+
+    def count_done(self, *layers: Layer) -> int:
+        """How many subjects of some layers are done."""
+        marks = ", ".join("?" * len(layers))
+        return int(self.db.execute(f"SELECT count(*) FROM done WHERE layer IN ({marks})", layers).fetchone()[0])
 
     def is_answered(self, number: int) -> bool:
         """Whether both systems were asked a query."""
@@ -259,3 +280,8 @@ class Workspace(StoredMemories):
         """Every answered query in its order."""
         for row in self.db.execute("SELECT told FROM answer ORDER BY no"):
             yield json.loads(row["told"])
+
+
+def _is_extracted(row: ReceiptRow) -> bool | None:
+    """Whether the ledger names what was extracted from it; None where that was asked for and nothing is named."""
+    return False if row.infer != "full" else (True if row.ids else None)

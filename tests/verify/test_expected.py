@@ -46,6 +46,13 @@ def rules(
         pytest.param(HELD, None, rules(), ("missing", ()), id="never planned"),
         pytest.param(HELD, replace(WRITTEN, tombstoned_at=LATER), rules(began=AT), ("gone", ("stale",)), id="deleted"),
         pytest.param(
+            HELD,
+            replace(WRITTEN, tombstoned_at=LATER),
+            replace(rules(began=AT), is_last=True),
+            ("pending", ()),
+            id="deleted by a clock that is wrong",
+        ),
+        pytest.param(
             HELD, replace(WRITTEN, tombstoned_at=LATER), rules(), ("pending", ()), id="deleted, or seen again"
         ),
         pytest.param(HELD, replace(WRITTEN, tombstoned_at=AT), rules(began=LATER), ("stored", ()), id="seen again"),

@@ -83,6 +83,45 @@ def both_texts(tables: Tables, words: str, other: str) -> None:
     append(tables, first(tables, words), ". " + tables.text(first(tables, other)))
 
 
+def stray(tables: Tables, number: int, user: str, text: str) -> None:
+    """A row of its own with this text in the scope of a user, of no turn and no session."""
+    tables.copy(number, user)
+    tables.db.execute(
+        "UPDATE item SET text = ?, turn = NULL, session = NULL, labels = NULL WHERE id = 'chunk_copied'", (text,)
+    )
+
+
+def attribute(tables: Tables, words: str) -> int:
+    """What was extracted from a text with these words: the number of its row."""
+    found = tables.db.execute(
+        "SELECT number FROM item WHERE kind = 'attribute' AND until IS NULL AND text LIKE ? ORDER BY number",
+        (f"%{words}%",),
+    ).fetchone()
+    return int(found[0])
+
+
+def stray_attribute(tables: Tables, words: str, user: str, text: str | None = None) -> None:
+    """An attribute under ids of its own in the scope of a user: where a search finds it, and in the graph."""
+    number = attribute(tables, words)
+    known = tables.db.execute("SELECT id, text FROM item WHERE number = ?", (number,)).fetchone()
+    stray(tables, number, user, text or known[1])
+    names = [row[1] for row in tables.db.execute("PRAGMA table_info(attribute)")]
+    values = {"id": "'chunk_copied'", "selector": "?1", "turn": "NULL", "session": "NULL", "labels": "NULL"}
+    chosen = ", ".join(values.get(name, f'"{name}"') for name in names)
+    tables.db.execute(
+        f"INSERT INTO attribute SELECT {chosen} FROM attribute WHERE id = ?2", (tables.selector_of(user), known[0])
+    )
+
+
+def stray_relation(tables: Tables, user: str) -> None:
+    """A relation under an id of its own in the scope of a user."""
+    names = [row[1] for row in tables.db.execute("PRAGMA table_info(relation)")]
+    values = {"id": "'rel_copied'", "selector": "?1", "turn": "NULL", "session": "NULL", "labels": "NULL"}
+    chosen = ", ".join(values.get(name, f'"{name}"') for name in names)
+    made = f"INSERT INTO relation SELECT {chosen} FROM relation WHERE valid_until IS NULL AND selector != ?1 LIMIT 1"
+    assert 1 == tables.db.execute(made, (tables.selector_of(user),)).rowcount
+
+
 AT_THE_SERVER: dict[str, Callable[[Tables], object]] = {
     "a turn that nobody sent is in one of our sessions": lambda t: add_turn(t, STAMPS, "Hates stamps"),
     "a turn of ours is there a second time": lambda t: add_turn(t, STAMPS),
@@ -131,6 +170,33 @@ AT_THE_SERVER: dict[str, Callable[[Tables], object]] = {
     "a passage of a long memory is there negated besides": lambda t: said(
         t, second(t), "anna", t.text(second(t)).replace(" liked ", " never liked "), of_turn=True
     ),
+    "half of a short passage is another user's as well": lambda t: stray(
+        t, first(t, ROOF), "bo", "the roof, says cleo"
+    ),
+    "a short passage is another user's as well, in another order": lambda t: stray(
+        t, first(t, ROOF), "bo", "Says cleo: on the roof keeps bees"
+    ),
+    "half of a passage of a long memory is another user's as well": lambda t: stray(
+        t, second(t), "bo", t.text(second(t))[:400]
+    ),
+    "a short passage is there negated besides, of no turn": lambda t: stray(
+        t, first(t, ROOF), "cleo", "Keeps no bees on the roof, says cleo"
+    ),
+    "a passage is there that nobody said": lambda t: stray(t, first(t, ROOF), "cleo", "Owes money to a casino"),
+    "all passages of a long memory are there besides, edited and in one": lambda t: stray(
+        t, first(t, LONG), "anna", " ".join(map(t.text, t.passages(LONG))).replace(" liked ", " hated ")
+    ),
+    "what was extracted is another user's as well, under an id of its own": lambda t: stray_attribute(
+        t, "Biscuit", "eve", "dan has a beagle: Biscuit"
+    ),
+    "what was extracted is another user's as well where a search finds it": lambda t: stray(
+        t, attribute(t, "Biscuit"), "eve", "eve pet: a beagle"
+    ),
+    "what was extracted is another user's as well, edited, of the same turn": lambda t: said(
+        t, attribute(t, "Biscuit"), "eve", "dog: Biskit", of_turn=True
+    ),
+    "a fact is there that nobody said": lambda t: stray_attribute(t, "Biscuit", "dan", "dan debts: a casino"),
+    "a relation is another user's as well, under an id of its own": lambda t: stray_relation(t, "eve"),
     "a turn is nobody's": execute("UPDATE turn SET role = '' WHERE content LIKE ?", f"%{ROOF}%"),
     "one user's passages are another one's as well": lambda t: [
         t.share(number, "eve", "finn") for number in t.passages("bees on the roof, says eve")

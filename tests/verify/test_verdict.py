@@ -157,6 +157,39 @@ def test_what_was_not_measured_is_named_and_not_a_go_until_accepted(
     assert "GO" == verdict_of(gates_of(found, accepted))
 
 
+def strange(rows: int, ours: int) -> dict[str, Any]:
+    return {
+        **measured(),
+        "unaccounted": {
+            "rows": rows,
+            "ours": ours,
+            "scopes": ["user/anna"] if rows else [],
+            "scopes_count": 5 if rows else 0,
+            "examples": ["memory_chunk chunk_1"] if rows else [],
+            "searches": 4120,
+            "untold": 0,
+            "more": False,
+        },
+    }
+
+
+@pytest.mark.parametrize(("rows", "ours", "verdict"), [(0, 0, "GO"), (1, 1, "NO_GO"), (3, 0, "INCONCLUSIVE")])
+def test_what_nothing_accounts_for_is_no_go_and_undecided_where_others_may_write(
+    rows: int, ours: int, verdict: str
+) -> None:
+    found = strange(rows, ours)
+    assert verdict == verdict_of(gates_of(found, OPTIONS))
+    accepted = VerifyOptions(accepted_gates=frozenset({"recall", "unaccounted"})).to_json()
+    assert "GO" == verdict_of(gates_of(found, accepted))
+
+
+def test_the_gate_names_scopes_and_an_example_or_says_what_finding_none_shows() -> None:
+    gates = [gates_of(strange(rows, rows), OPTIONS) for rows in (0, 1)]
+    none, some = (next(gate for gate in each if gate.name == "unaccounted").hint for each in gates)
+    assert "no such row in 4,120 searches, so fewer than 0.07 % show one (95 % confidence)" == none
+    assert "in user/anna and 4 more, such as memory_chunk chunk_1" in some
+
+
 def test_a_failed_gate_is_never_accepted_except_residue() -> None:
     everything = VerifyOptions(accepted_gates=frozenset({*ACCEPTABLE, "missing", "isolation"})).to_json()
     assert "NO_GO" == verdict_of(gates_of(measured(missing=1), everything))
@@ -218,8 +251,11 @@ def recompute(report: dict[str, Any]) -> str:
     no_go = any(found[name] for name in wrong) or report["measured"]["isolation"]["leaks"] > 0
     accepted = options["accepted_gates"]
     no_go = no_go or (found["residue"] > 0 and "residue" not in accepted)
+    strange = report["measured"].get("unaccounted") or {"rows": 0, "ours": 0}
+    no_go = no_go or (strange["ours"] > 0 and "unaccounted" not in accepted)
     read = report["measured"]["dump"]
     undecided = found["pending"] > 0 or found["expected"] == 0
+    undecided = undecided or (strange["rows"] > 0 and "unaccounted" not in accepted)
     undecided = undecided or (read is not None and not read["raw"] and not read["complete"])
     undecided = undecided or ("source" not in accepted and (read is None or read["raw"]))
     undecided = undecided or ("supersession" not in accepted and not found["supersession_told"])

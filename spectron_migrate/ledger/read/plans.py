@@ -148,6 +148,12 @@ def was_planned_whole(ledger: Ledger, dump_digest: str, mapping_digest: str) -> 
     return row is not None
 
 
+def is_last_scan(ledger: Ledger, dump_digest: str) -> bool:
+    """Whether nothing was planned since this dump first was, neither a dump nor what adapters captured."""
+    row = ledger.db.execute("SELECT id FROM scan ORDER BY no DESC LIMIT 1").fetchone()
+    return row is not None and row["id"] == dump_digest
+
+
 def target_paths(ledger: Ledger, plan: int, *, refused: bool = False) -> list[str]:
     """Every path to which a fact of the plan is, or will be, written, and those of facts in doubt of any plan.
 

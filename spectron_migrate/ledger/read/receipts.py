@@ -116,6 +116,20 @@ def facts_made_into(ledger: Ledger, ids: Sequence[str]) -> dict[str, list[int]]:
     return dict(found)
 
 
+def selectors_of(ledger: Ledger, facts: Sequence[int]) -> dict[int, Selector]:
+    """The selector that each fact was written to."""
+    found: dict[int, Selector] = {}
+    for start in range(0, len(facts), _PAGE):
+        some = facts[start : start + _PAGE]
+        rows = ledger.db.execute(
+            "SELECT fact.id, selector.text FROM fact JOIN selector ON selector.no = fact.selector"
+            f" WHERE fact.id IN ({marks(some)})",
+            tuple(some),
+        )
+        found |= {row["id"]: selector_of(row["text"]) for row in rows}
+    return found
+
+
 def extracted_ids(ledger: Ledger, facts: Sequence[int]) -> dict[int, list[str]]:
     """The entities and attributes of each fact, by id."""
     found: defaultdict[int, list[str]] = defaultdict(list)

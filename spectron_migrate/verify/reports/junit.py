@@ -43,6 +43,7 @@ _KINDS_OF = {
     "facts": ("misplaced_fact",),
     "residue": ("residue",),
     "isolation": ("leak",),
+    "unaccounted": ("unaccounted",),
 }
 
 

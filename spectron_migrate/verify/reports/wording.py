@@ -21,6 +21,7 @@ MEANINGS: Mapping[str, str] = {
     "pending": "No memory waits for a person to say whether its text is newer.",
     "placed": "Enough memories could be searched for by their words.",
     "isolation": "Nobody finds the memory of another user.",
+    "unaccounted": "Searches show nothing but what was written there.",
     "recall": "Spectron finds what Mem0 finds, within the margin that was set.",
     "overlap": "Both systems' answers have as much in common as was asked for.",
     "asked": "Every question could be asked of Spectron as Mem0 was asked it.",

@@ -1,0 +1,158 @@
+"""Which of the rows that searches showed nothing accounts for.
+
+A row is accounted for if a receipt or a label names it, if it names the turn of a memory under the lens, if an adapter
+added it after `complete`, or, a passage, if its text is one that was written under the lens. Anything else was written
+by somebody else, or is a copy of what was written elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+from spectron_migrate.judge import plain
+from spectron_migrate.ledger.schema import marks
+from spectron_migrate.mapping import covers
+from spectron_migrate.records import Json, Selector, selector_of
+from spectron_migrate.state.added_tables import DDL, NAME
+from spectron_migrate.state.store import StateStore, Tables
+from spectron_migrate.verify.findings import Finding
+from spectron_migrate.verify.sightings import FACTS, MOST, Sighting
+from spectron_migrate.verify.workspace import Workspace
+
+NAMED = 3
+"""Scopes and rows that the gate names; the report has all."""
+_AT_ONCE = 500
+
+
+def count_unaccounted(work: Workspace, store: StateStore) -> dict[str, Json]:
+    """Judge what the searches showed; findings go into the workspace. Call it after the last search."""
+    found: dict[str, list[Sighting]] = {}
+    untold: set[str] = set()
+    added = _Added(store)
+    try:
+        for lens, sightings in work.sightings.by_lens():
+            rest = added.without(work.sightings.unnamed(sightings, lens), lens)
+            facts = [each for each in rest if each.kind in FACTS]
+            told = [each for each in facts if _can_tell(work, each.kind, lens)]
+            untold |= {each.id for each in facts} - {each.id for each in told}
+            passages = [each for each in rest if each.kind not in FACTS]
+            for each in (*told, *_of_no_text(work, added, passages, lens)):
+                found.setdefault(each.id, []).append(each)
+    finally:
+        added.close()
+    if not work.is_done("unaccounted", "all"):
+        work.keep("unaccounted", "all", map(_finding, found.values()))
+    ours = [row for row, seen in found.items() if any(_is_ours(work, each.lens) for each in seen)]
+    scopes = sorted({_name(each.lens) for seen in found.values() for each in seen})
+    return {
+        "rows": len(found),
+        "ours": len(ours),
+        "scopes": scopes[:NAMED],
+        "scopes_count": len(scopes),
+        "examples": [f"{seen[0].kind} {row}" for row, seen in sorted(found.items())[:NAMED]],
+        "searches": work.count_done("recallable", "isolation"),
+        "untold": len(untold - found.keys()),
+        "more": work.sightings.count() >= MOST,
+    }
+
+
+def _finding(seen: Sequence[Sighting]) -> Finding:
+    first = seen[0]
+    lenses = ", ".join(dict.fromkeys(_name(each.lens) for each in seen))
+    reason = f"a reader there is shown {first.kind} {first.id}, and nothing that was written accounts for it"
+    return Finding("unaccounted", None, reason, f"scope {lenses}", {"found": first.text})
+
+
+def _name(lens: Selector) -> str:
+    """The scopes of a lens, without those below them."""
+    clauses = dict.fromkeys(tuple(path.removesuffix("/*") for path in clause) for clause in lens)
+    return " or ".join(" and ".join(clause) for clause in clauses)
+
+
+def _is_ours(work: Workspace, lens: Selector) -> bool:
+    """Whether this migration made every scope of a lens, so that nobody else had a reason to write there."""
+    return work.is_ours(tuple(tuple(path.removesuffix("/*") for path in clause) for clause in lens))
+
+
+def _can_tell(work: Workspace, kind: str, lens: Selector) -> bool:
+    """Whether facts of ours would be known as such.
+
+    Not where the ids in answers are not those of the receipts; nor, where facts cannot be walked, under a lens with a
+    memory of which it is not known what was extracted.
+    """
+    if not work.is_done("traced", "all"):
+        if any(work.lacks_extraction(scope) for scope, _ in work.scopes_covered(lens)):
+            return False
+        return work.sightings.knows_attributes or not work.has_extracted()
+    traced = work.trace_counts().get("attributes" if kind == "attribute" else "relations", 0)
+    return traced > 0 or not work.has_extracted()
+
+
+def _of_no_text(work: Workspace, added: _Added, passages: Sequence[Sighting], lens: Selector) -> list[Sighting]:
+    """Those whose text is not one that was written under the lens, nor, if they name no turn, a piece of one."""
+    rest = [each for each in passages if not _is_written(work, each.text, lens)]
+    if not rest:
+        return []
+    texts = (text for scope, _ in work.scopes_covered(lens) for text in work.texts_of(scope))
+    for part in (texts, added.texts(lens)):
+        for text in part:
+            whole = plain(text)
+            rest = [each for each in rest if each.turn is not None or plain(each.text) not in whole]
+            if not rest:
+                return []
+    return rest
+
+
+def _is_written(work: Workspace, text: str, lens: Selector) -> bool:
+    return any(covers(lens, fact.selector) for fact in (*work.with_text(text), *work.with_passage(text)))
+
+
+class _Added:
+    """What adapters added after `complete`, as far as this state keeps it."""
+
+    def __init__(self, store: StateStore) -> None:
+        is_there = store.folder is None or (store.folder / f"{NAME}.db").exists()
+        self._tables: Tables | None = store.tables(NAME, DDL) if is_there else None
+
+    def without(self, sightings: Sequence[Sighting], lens: Selector) -> list[Sighting]:
+        """Those of which neither id nor turn was added under the lens."""
+        ids = {name for each in sightings for name in (each.id, each.turn) if name is not None}
+        made = self._made(sorted(ids), lens)
+        return [each for each in sightings if each.id not in made and each.turn not in made]
+
+    def texts(self, lens: Selector) -> Iterator[str]:
+        """What was added under the lens."""
+        if self._tables is None:
+            return
+        prefix = self._tables.prefix
+        for (selector,) in self._tables.read(f"SELECT DISTINCT selector FROM {prefix}placed"):
+            if covers(lens, selector_of(selector)):
+                rows = self._tables.read(
+                    f"SELECT record FROM {prefix}memory AS memory JOIN {prefix}placed AS placed"
+                    " ON placed.memory = memory.id WHERE selector = ?",
+                    (selector,),
+                )
+                yield from (str(json.loads(record)["memory"]) for (record,) in rows)
+
+    def close(self) -> None:
+        """Close the tables."""
+        if self._tables is not None:
+            self._tables.close()
+
+    def _made(self, ids: Sequence[str], lens: Selector) -> set[str]:
+        found: set[str] = set()
+        for some in _parts(ids) if self._tables is not None else ():
+            assert self._tables is not None  # noqa: S101 - for the type checker
+            prefix = self._tables.prefix
+            rows = self._tables.read(
+                f"SELECT made.row, selector FROM {prefix}made AS made JOIN {prefix}placed AS placed"
+                f" ON placed.memory = made.memory WHERE made.row IN ({marks(some)})",
+                tuple(some),
+            )
+            found |= {row for row, selector in rows if covers(lens, selector_of(selector))}
+        return found
+
+
+def _parts(ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
