@@ -12,12 +12,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger import Ledger, MigrationRow
+from spectron_migrate.ledger.cutover_note import cutover_note, describe_lost_journal
 from spectron_migrate.ledger.read import memories, receipts, scopes
 from spectron_migrate.ledger.read.memories import MemoryText
 from spectron_migrate.ledger.read.scopes import SentVersion
@@ -141,6 +142,13 @@ class Catalogue:
                 yield from scopes.places_of_current(ledger)
         except (MigrateError, OSError, sqlite3.Error) as error:
             raise self._no_catalogue(error) from error
+
+    def lost_journal(self) -> str | None:
+        """Why a state without a journal is not one in which no cutover began: the ledger notes one."""
+        with suppress(NoCatalogue, sqlite3.Error), self._reading():
+            noted = cutover_note(self._open())
+            return describe_lost_journal(noted) if noted is not None else None
+        return None
 
     def close(self) -> None:
         """Close the ledger."""

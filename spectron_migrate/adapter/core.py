@@ -106,11 +106,11 @@ class AdapterCore:
         self.calls = Mem0Calls(client)
         self.counters = ProcessCounters()
         self.guard = Guard(self.settings.cutover.guard, clock=clock)
-        self.routing = routing_reader(routing, self.state, self.settings)
-        self.routing.fetch()  # the very first write must know where it belongs
-        self.routing.current()
         self.catalogue = Catalogue(self.state, clock=clock)
         self.catalogue.connect()
+        self.routing = routing_reader(routing, self.state, self.settings, self.catalogue.lost_journal)
+        self.routing.fetch()  # the very first write must know where it belongs
+        self.routing.current()
         self.added = AddedMemories(self.state)
         self.mapping_check = MappingCheck(self.mapping, self.catalogue, self.added, self.routing.current, clock=clock)
         self.access = access_of(self.settings, spectron_client)

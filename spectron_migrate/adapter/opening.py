@@ -51,11 +51,17 @@ def warn_of_unused_mappings(settings: Settings, mapping: ScopeMapping) -> None:
         _log.warning("%s", text)
 
 
-def routing_reader(routing: str | Path | None, state: StateStore, settings: Settings) -> RoutingReader:
-    """The reader of the named routing, or else of the state's; raises InputError if it cannot be read."""
+def routing_reader(
+    routing: str | Path | None, state: StateStore, settings: Settings, lost_journal: Callable[[], str | None]
+) -> RoutingReader:
+    """The reader of the named routing, or else of the state's; raises InputError if it cannot be read.
+
+    `lost_journal`: as `RoutingReader` takes it.
+    """
     named = bool(routing) or settings.state_is_named
     try:
-        return RoutingReader(str(routing) if routing else state.folder or state, state=state.folder, named=named)
+        source = str(routing) if routing else state.folder or state
+        return RoutingReader(source, state=state.folder, named=named, lost_journal=lost_journal)
     except ValueError as error:
         raise InputError(str(error)) from None
 

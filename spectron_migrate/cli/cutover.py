@@ -356,7 +356,9 @@ def _migration_id(settings: Settings, state: StateStore) -> str:
     no context.
     """
     from spectron_migrate.ledger import Ledger, migration_id
+    from spectron_migrate.ledger.cutover_note import refuse_lost_journal
     from spectron_migrate.mem0.open import source_info
+    from spectron_migrate.state.journal import read_journal
 
     if settings.mem0 is None or settings.spectron.context is None:
         raise InputError(
@@ -367,6 +369,7 @@ def _migration_id(settings: Settings, state: StateStore) -> str:
     if not Ledger.exists(state):
         return expected
     with Ledger.open_for_reading(state) as ledger:
+        refuse_lost_journal(ledger, ever_began=read_journal(state).state.ever_began, after="complete")
         found = ledger.migration()
     if found is not None and found.id != expected:
         raise WrongLedger(

@@ -18,6 +18,7 @@ from pathlib import Path
 from spectron_migrate.delivery.marker import is_marker
 from spectron_migrate.errors import InputError, MigrateError, NotLegal, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, erasing
+from spectron_migrate.ledger.cutover_note import refuse_lost_journal
 from spectron_migrate.ledger.read.erases import begun_at, unfinished
 from spectron_migrate.records import Json, Reporter, counted, name_first, parse_time
 from spectron_migrate.spectron.api import SpectronApi, UnknownSession
@@ -166,6 +167,7 @@ class Eraser:
     def _check_no_cutover(self) -> None:
         """Raises NotLegal during a cutover, once a read was ever shifted, and while `replay --follow` runs."""
         cutover = read_journal(self._state).state
+        refuse_lost_journal(self._ledger, ever_began=cutover.ever_began, after="began")
         if is_truncated(self._state, cutover):
             raise NotLegal(
                 f"lines of {JOURNAL_FILE} are missing, so nobody knows whether a read was ever shifted to Spectron",

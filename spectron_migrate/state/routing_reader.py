@@ -82,6 +82,7 @@ class RoutingReader:
         *,
         state: Path | None = None,
         named: bool = True,
+        lost_journal: Callable[[], str | None] = lambda: None,
         check_every_s: float = CHECK_EVERY_S,
         clock: Callable[[], float] = seconds_with_sleep,
         now: Callable[[], float] = time.time,
@@ -92,6 +93,7 @@ class RoutingReader:
 
         `state`: the state directory, if it is not where the file lies.
         `named`: somebody chose the source. A default counts as chosen once its directory exists.
+        `lost_journal`: asked where no journal is found, whether the ledger knows of a cutover; says so in words.
         `clock`: monotonic seconds, with those in which the host slept; `now`: seconds since 1970. Raises ValueError for
         an address that is neither https nor on this machine.
         """
@@ -107,6 +109,7 @@ class RoutingReader:
         self._folders = dict.fromkeys([*beside, *([state.absolute()] if state is not None else [])])
         """Where the journal may lie."""
         self._named = named
+        self._lost_journal = lost_journal
         self._last = _LastRead()
         self._every_s = check_every_s
         self._clock = clock
@@ -202,8 +205,9 @@ class RoutingReader:
         if routing is not None:
             self._take(routing, stamp, problem)
         else:
-            self._known_until = math.inf if self._never_began() else float("-inf")
-            self._keep_the_last(problem or "")
+            lost = self._lost_journal() if self._never_began() else problem
+            self._known_until = math.inf if lost is None else float("-inf")
+            self._keep_the_last(lost or problem or "")
 
     def _read_journal(self) -> tuple[CutoverState | None, Any]:
         """What the journal says, and what changes with it; None if it is missing, broken or empty."""
@@ -277,6 +281,11 @@ class RoutingReader:
                 self._keep_the_last(f"{self._where}: no migration has begun there")
                 return
             state, routing = journal.read_journal(store).state, None
+            lost = self._lost_journal() if not state.epoch else None
+            if lost is not None:
+                self._known_until = float("-inf")
+                self._keep_the_last(f"{self._where}: {lost}")
+                return
             with suppress(ValueError):
                 routing = read_routing(store)
             if routing is None or state.epoch > routing.epoch:

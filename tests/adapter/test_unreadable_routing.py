@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -46,6 +47,22 @@ def lose_volume(state: Path) -> None:
 def lose_both_files(state: Path) -> None:
     (state / FILE).unlink()
     (state / JOURNAL).unlink()
+
+
+def restore_only_the_ledger(state: Path) -> None:
+    """As from a backup of `ledger.db` alone, onto a fresh volume; in a database, of the ledger's tables alone."""
+    store = store_at(state)
+    if store.folder is None:
+        store.remove(FILE)
+        store.write_lines(JOURNAL, [])
+        return
+    lose_state(state)
+    state.mkdir()
+    with (
+        closing(sqlite3.connect(state.with_name("elsewhere") / "ledger.db")) as old,
+        closing(sqlite3.connect(state / "ledger.db")) as new,
+    ):
+        old.backup(new)
 
 
 def put(state: Path, routing: bytes) -> None:
@@ -113,6 +130,7 @@ LOST_FILES = [
 ]
 LOSSES = [
     tear_both,
+    restore_only_the_ledger,
     *(pytest.param(lose, marks=ONLY_FILES) for lose in LOST_FILES),
 ]
 Loss = Callable[[Path], None]
@@ -255,12 +273,30 @@ def test_an_application_that_never_began_a_cutover_works(stage: Stage) -> None:
 
 @ONLY_FILES
 def test_so_does_one_whose_named_state_was_replayed_to_and_never_cut_over(stage: Stage) -> None:
-    stage.start()
+    stage.state.mkdir(mode=0o700)
     stage.catch_up()
-    for name in (FILE, JOURNAL, "cutover.lock"):
-        (stage.state / name).unlink()
     stage.adapter(state=stage.state).add(TEA, user_id=stage.user, infer=False)
     assert [TEA] == in_mem0(stage)
+
+
+def test_only_the_ledger_of_a_cutover_that_had_begun_refuses_writes_until_another_one_begins(stage: Stage) -> None:
+    stage.start()
+    stage.catch_up()
+    restore_only_the_ledger(stage.state)
+    with pytest.raises(RoutingUnreadable, match="a cutover began, and its journal"):
+        stage.adapter(state=stage.state).add(SAID, user_id=stage.user, infer=False)
+    stage.start()
+    stage.adapter(state=stage.state).add(TEA, user_id=stage.user, infer=False)
+    assert [TEA] == in_mem0(stage)
+
+
+def test_only_the_ledger_of_a_completed_cutover_lets_nothing_supersede(done: Stage) -> None:
+    done.catch_up()  # as `complete` does: it reads Mem0 once more
+    restore_only_the_ledger(done.state)
+    done.say("Now drinks coffee")
+    with pytest.raises(NotLegal, match="a cutover was completed, and its journal"):
+        done.catch_up()
+    assert "Now drinks coffee" not in [turn.content for turn in turns_of(done.server, done.user)]
 
 
 @pytest.mark.parametrize("named", [{"routing": "https://127.0.0.1:9/routing.json"}, {"routing": "gone/routing.json"}])

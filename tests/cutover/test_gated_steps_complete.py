@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -230,6 +232,64 @@ def test_without_a_settle_time_complete_still_notices_that_mem0_is_written_to(op
     assert writer.written > 2
     assert ExitCode.NO_GO == refused.exit_code
     assert "closing" == refused.state.phase
+    assert "complete" == operator.complete().state.phase
+    assert sorted(f"written as number {each + 1}" for each in range(writer.written)) == sorted(
+        text for text in operator.scene.texts if text.startswith("written as")
+    )
+
+
+@dataclass
+class WriterInReadings:
+    """An application that writes to Mem0 only while it is being read: after the row that is read last."""
+
+    operator: Operator
+    most: int
+    written: int = 0
+
+    def open(self, now: datetime) -> Any:
+        reader = self.operator.scene.store.open(now)
+        rows = reader.rows
+
+        def rows_and_then_a_write() -> Iterator[Any]:
+            yield from rows()
+            if self.written < self.most:
+                self.written += 1
+                self.operator.scene.put(1000 + self.written, f"written as number {self.written}", ago=0)
+
+        reader.rows = rows_and_then_a_write  # type: ignore[method-assign]
+        return reader
+
+
+@pytest.mark.parametrize("settle_s", [0.0, 0.05])
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
+def test_a_clock_that_is_set_while_mem0_is_written_to_makes_nothing_stand_still(
+    operator: Operator, settle_s: float, step_s: float
+) -> None:
+    operator.scene.settle_s = settle_s
+    operator.make_ready()
+    operator.shift(100)
+    writer = Writer(operator, random.Random(7), longest_pause_s=QUIET_PAUSE_S - 0.1)
+
+    async def sleep(seconds: float) -> None:
+        operator.scene.time.pass_(step_s if writer.written % 2 else -step_s)
+        await writer.sleep(seconds)
+
+    refused = operator.complete(sleep=sleep)
+    assert "complete" != refused.state.phase
+    assert "complete" == operator.complete().state.phase
+    assert sorted(f"written as number {each + 1}" for each in range(writer.written)) == sorted(
+        text for text in operator.scene.texts if text.startswith("written as")
+    )
+
+
+def test_what_is_written_only_while_mem0_is_read_is_seen_before_mem0_is_left(operator: Operator) -> None:
+    operator.scene.settle_s = 0.0
+    operator.make_ready()
+    operator.shift(100)
+    writer = WriterInReadings(operator, most=1000)
+    operator.scene.open_reader = writer.open
+    assert "complete" != operator.complete().state.phase
+    writer.most = writer.written
     assert "complete" == operator.complete().state.phase
     assert sorted(f"written as number {each + 1}" for each in range(writer.written)) == sorted(
         text for text in operator.scene.texts if text.startswith("written as")
