@@ -260,28 +260,6 @@ class WriterInReadings:
         return reader
 
 
-@pytest.mark.parametrize("settle_s", [0.0, 0.05])
-@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
-def test_a_clock_that_is_set_while_mem0_is_written_to_makes_nothing_stand_still(
-    operator: Operator, settle_s: float, step_s: float
-) -> None:
-    operator.scene.settle_s = settle_s
-    operator.make_ready()
-    operator.shift(100)
-    writer = Writer(operator, random.Random(7), longest_pause_s=QUIET_PAUSE_S - 0.1)
-
-    async def sleep(seconds: float) -> None:
-        operator.scene.time.pass_(step_s if writer.written % 2 else -step_s)
-        await writer.sleep(seconds)
-
-    refused = operator.complete(sleep=sleep)
-    assert "complete" != refused.state.phase
-    assert "complete" == operator.complete().state.phase
-    assert sorted(f"written as number {each + 1}" for each in range(writer.written)) == sorted(
-        text for text in operator.scene.texts if text.startswith("written as")
-    )
-
-
 def test_what_is_written_only_while_mem0_is_read_is_seen_before_mem0_is_left(operator: Operator) -> None:
     operator.scene.settle_s = 0.0
     operator.make_ready()
