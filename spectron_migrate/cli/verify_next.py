@@ -69,8 +69,11 @@ def way_on(
     for gate in ("recall", "overlap"):
         if gate in failed:
             return _stop("a replay changes no ranking. Read the differences in the report", gate)
-    when = f"the leftover turns may stay; else docs/runbook.md, {REWRITE}"
-    return WayOn(choices={f"{again} --accept residue": when} if "residue" in failed else {})
+    accepts = {
+        "residue": f"the leftover turns may stay; else docs/runbook.md, {REWRITE}",
+        "unaccounted": f"others may write there; else find out who did: docs/runbook.md, {VERIFY}",
+    }
+    return WayOn(choices={f"{again} --accept {gate}": when for gate, when in accepts.items() if gate in failed})
 
 
 def _stop(why: str, gate: str, *, explain: str | None = None, section: str = VERIFY) -> WayOn:
