@@ -34,10 +34,10 @@ def count_unaccounted(work: Workspace, store: StateStore) -> dict[str, Json]:
         for lens, sightings in work.sightings.by_lens():
             rest = added.without(work.sightings.unnamed(sightings, lens), lens)
             facts = [each for each in rest if each.kind in FACTS]
-            told = [each for each in facts if _can_tell(work, each.kind, lens)]
-            untold |= {each.id for each in facts} - {each.id for each in told}
+            strange = [each for each in facts if _can_tell(work, each.kind, lens)]
+            untold |= {each.id for each in facts} - {each.id for each in strange}
             passages = [each for each in rest if each.kind not in FACTS]
-            for each in (*told, *_of_no_text(work, added, passages, lens)):
+            for each in (*strange, *_of_no_text(work, added, passages, lens)):
                 found.setdefault(each.id, []).append(each)
     finally:
         added.close()
