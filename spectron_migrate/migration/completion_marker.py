@@ -58,39 +58,33 @@ async def learn_completion(
 
     Raises Unreachable and KeyRefused. A key that may not list scopes finds nothing.
     """
-    state = read_journal(store).state
-    if state.phase == "complete":
+    if read_journal(store).state.phase == "complete":
         return None
-    try:
-        listed = [node.path for node in await api.scopes()]
-    except ScopeRefused:
-        return None
-    found = marker_of_completion(mapping, migration.name, listed)
-    if found is None:
-        return None
-    complete = Step("complete", now, whoami(), f"Spectron has {found}", migration=migration.id)
-    state = record_step(store, complete, decided_in=state)
-    # What Mem0 no longer has, it may have lost since: nothing is hidden for that. `cutover check` finds what is newer.
-    record_step(store, Step("sealed", now, whoami()), decided_in=state)
-    reporter.warn(
-        f"the cutover of this migration is complete, which {store.place} did not know: Spectron has {found}. Now it"
-        " does, and applications that use this state write to Spectron"
-    )
-    return found
+    return _record_completion(store, migration, mapping, await _listed(api), now=now, reporter=reporter)
 
 
-async def learn_in_replay(
+async def scopes_to_look_in(store: StateStore, api: SpectronApi, marker: RunMarker) -> list[str] | None:
+    """The scopes in which a replay looks for the marker, once a process; None where it need not look.
+
+    Raises Unreachable and KeyRefused.
+    """
+    if marker.looked_for_completion or read_journal(store).state.phase == "complete":
+        return None
+    return await _listed(api)
+
+
+def learn_in_replay(
     store: StateStore,
     ledger: Ledger,
-    api: SpectronApi,
     mapping: ScopeMapping,
     marker: RunMarker,
+    listed: list[str] | None,
     *,
     adopts: bool,
     now: str,
     reporter: Reporter,
 ) -> None:
-    """As `learn_completion`, once a process, before a replay; its ledger notes what the journal says then.
+    """As `learn_completion`, from the scopes that are there; the ledger notes what the journal says then.
 
     Raises WrongLedger if the state learned it, because another ledger has written then; an adoption goes on. Raises
     NotLegal if the ledger notes a completion that neither the journal nor Spectron shows.
@@ -99,8 +93,8 @@ async def learn_in_replay(
     if migration is None:
         return
     found = None
-    if not marker.looked_for_completion:
-        found = await learn_completion(store, migration, api, mapping, now=now, reporter=reporter)
+    if listed is not None:
+        found = _record_completion(store, migration, mapping, listed, now=now, reporter=reporter)
         marker.looked_for_completion = True
     cutover = read_journal(store).state
     refuse_lost_journal(ledger, ever_began=cutover.ever_began, after="complete")
@@ -125,3 +119,36 @@ async def mark_completion(
             f"{why}: without this marker a state that is begun anew, or restored from an older backup, does not learn"
             " that the cutover is complete"
         )
+
+
+async def _listed(api: SpectronApi) -> list[str]:
+    """All scopes; none if the key may not list them."""
+    try:
+        return [node.path for node in await api.scopes()]
+    except ScopeRefused:
+        return []
+
+
+def _record_completion(
+    store: StateStore,
+    migration: MarkedMigration,
+    mapping: ScopeMapping,
+    listed: list[str],
+    *,
+    now: str,
+    reporter: Reporter,
+) -> str | None:
+    """Write the completion into the journal if its marker is listed; returns that."""
+    state = read_journal(store).state
+    found = marker_of_completion(mapping, migration.name, listed)
+    if found is None or state.phase == "complete":
+        return None
+    complete = Step("complete", now, whoami(), f"Spectron has {found}", migration=migration.id)
+    state = record_step(store, complete, decided_in=state)
+    # What Mem0 no longer has, it may have lost since: nothing is hidden for that. `cutover check` finds what is newer.
+    record_step(store, Step("sealed", now, whoami()), decided_in=state)
+    reporter.warn(
+        f"the cutover of this migration is complete, which {store.place} did not know: Spectron has {found}. Now it"
+        " does, and applications that use this state write to Spectron"
+    )
+    return found

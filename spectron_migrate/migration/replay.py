@@ -29,7 +29,7 @@ from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.migration.adopt import adopt, adoption_cost, is_due
 from spectron_migrate.migration.adoption_run import Adopted, AdoptionSettings
 from spectron_migrate.migration.changes import Changes
-from spectron_migrate.migration.completion_marker import learn_in_replay
+from spectron_migrate.migration.completion_marker import learn_in_replay, scopes_to_look_in
 from spectron_migrate.migration.deliver import Limits, begin_run, deliver_plan
 from spectron_migrate.migration.forecast import Pace, make_forecast
 from spectron_migrate.migration.joining import begin_together, open_again, open_ledger, planned_number
@@ -188,13 +188,14 @@ class Replay:
 
     async def _begin_alone(self, ledger: Ledger, api: SpectronApi) -> _Start:
         """Plan, decide what a person has decided, and check the server, while nobody else writes the ledger."""
-        known = (self._state, ledger, api, self._mapping, self._marker)
+        listed = await self._read_unless_interrupted(scopes_to_look_in(self._state, api, self._marker))
+        known = (self._state, ledger, self._mapping, self._marker, listed)
         learn = partial(learn_in_replay, *known, adopts=self._options.adopt, reporter=self._reporter)
         # Before the plan, because once the cutover is complete what Mem0 lacks does not count as deleted.
-        await self._read_unless_interrupted(learn(now=self._stamp()))
+        learn(now=self._stamp())
         # In a thread, so that a signal is handled while a large dump is merged.
         number = await asyncio.to_thread(self._plan, ledger, context=api.context)
-        await self._read_unless_interrupted(learn(now=self._stamp()))  # a ledger has no name before its first plan
+        learn(now=self._stamp())  # a ledger has no name before its first plan
         decisions.resolve_all(ledger, self._options.resolve, now=self._stamp())
         adopted = await self._adopt(ledger, api)
         may_send = adopted is None or adopted.finished
