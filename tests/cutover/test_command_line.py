@@ -168,6 +168,7 @@ def test_a_migration_from_export_to_complete(workplace: Workplace) -> None:
     assert "has its rank as `score`" in shifted
     assert "everything is read from Mem0" in workplace.run('cutover revert --reason "support calls"')
     assert "mem0" == route()
+    routing.close()
     refused = workplace.run("cutover shift 100", 4)
     assert "no application reads through the adapter" in refused
     workplace.run('cutover accept application --reason "none is attached in this test"')
