@@ -28,6 +28,8 @@ from spectron_migrate.spectron.wire import InDoubt, NotBegun
 NEW_NUMBER_AFTER_S = 12 * 3600.0
 """A process that runs for longer than this takes a new number each time it has passed."""
 TRIES = 6
+BESIDE_PATIENCE_S = 2.0
+"""For how long the scopes that are registered beside the markers are waited for, once these are made."""
 COMPLETE = "complete"
 """In place of a number: the cutover of the migration is complete."""
 _MARKER = re.compile(re.escape(MARKER) + rf"([0-9a-f]+)(?:\.([0-9]+\.[0-9]+))?-([0-9]+|{COMPLETE})")
@@ -106,7 +108,9 @@ class RunMarker:
         try:
             refused = await all_of(self._mark(ledger, api, path, now) for path in ours)
         finally:
-            await registering  # also where a signal ends this: the ledger must know which nodes are ours
+            # Also where a signal ends this: the ledger must know which nodes are ours. What hangs is left to its lane.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(registering, BESIDE_PATIENCE_S)
         self.own_work(ledger, now).marked_at = now
         return [why for why in refused if why is not None]
 

@@ -204,7 +204,9 @@ def test_a_migration_from_export_to_complete(workplace: Workplace) -> None:
     # Nobody wrote to Mem0 any more.
     assert "holds nothing newer" in workplace.run("cutover check")
     assert workplace.run_json("status")["next"] is None
-    assert "next: spectron-migrate cutover check" in workplace.run("export")
+    exported = workplace.run("export")
+    if state.folder:  # an export asks no database what comes next
+        assert "next: spectron-migrate cutover check" in exported
     replayed = workplace.run("replay")
     assert "next: spectron-migrate cutover check" in replayed
     assert "for an application that keeps writing: replay --late-writers" in replayed

@@ -270,6 +270,6 @@ def test_status_after_a_probe_alone_shows_that_nothing_was_planned(
     assert 0 == run(["status", "--json"])
     answer = json.loads(capsys.readouterr().out)
     assert {} == answer["states"]
-    assert "spectron-migrate replay" == answer["next"]
+    assert "spectron-migrate export" == answer["next"]
     assert 0 == run(["status"])
     assert "nothing yet" in capsys.readouterr().out

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.errors import InputError, LedgerLocked, MigrateError, WrongLedger
+from spectron_migrate.errors import InputError, KeyRefused, LedgerLocked, WrongLedger
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import plans
 from spectron_migrate.ledger.schema import FORMAT
 from spectron_migrate.ledger.sqlite import LARGEST_JOURNAL
-from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.local.testing import RunningServer, running_server
+from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import replay_in_no_time
 from tests.support.spectron import memory, replay, write_raw
 
@@ -75,18 +76,21 @@ def test_a_ledger_from_which_nothing_was_sent_belongs_to_no_context_yet(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     state, raw = tmp_path / "state", write_raw(tmp_path / "all.json", [memory(1, user), memory(2, user)])
-    mistyped = RunningServer(context="testz", api_key=spectron.api_key)
-    mistyped.base_url = spectron.base_url
-    with pytest.raises(MigrateError):
-        replay(mistyped, state, [raw])
-    with Ledger.open_for_reading(state) as ledger:
-        assert "testz" == ledger.migration().context  # type: ignore[union-attr]
-    summary = replay(spectron, state, [raw])
-    assert 2 == summary.written
-    with Ledger.open_for_reading(state) as ledger:
-        assert spectron.context == ledger.migration().context  # type: ignore[union-attr]
-    with pytest.raises(WrongLedger):
-        replay(mistyped, state, [raw])
+
+    def refuses_the_key(seen: Seen) -> Fault:
+        return refusing(401, "wrong key") if seen.path.endswith("/me") else "none"
+
+    with running_server(tmp_path / "other", context="testz") as other:
+        with misbehaving(other.base_url, refuses_the_key) as proxy, pytest.raises(KeyRefused):
+            replay(other, state, [raw], endpoint=proxy.base_url)
+        with Ledger.open_for_reading(state) as ledger:
+            assert "testz" == ledger.migration().context  # type: ignore[union-attr]
+        summary = replay(spectron, state, [raw])
+        assert 2 == summary.written
+        with Ledger.open_for_reading(state) as ledger:
+            assert spectron.context == ledger.migration().context  # type: ignore[union-attr]
+        with pytest.raises(WrongLedger):
+            replay(other, state, [raw])
 
 
 def test_a_ledger_appears_whole_to_whoever_reads_meanwhile(tmp_path: Path) -> None:

@@ -35,7 +35,10 @@ def numbers(cell: str) -> list[float]:
     return [number * scale[unit[1]] if unit else number for number in found]
 
 
-@pytest.mark.parametrize(("row", "in_flight"), [("at 64 in flight", 64), ("at 512 in flight (8 replays)", 512)])
+@pytest.mark.parametrize(
+    ("row", "in_flight"),
+    [("at 64 in flight", 64), ("at 512 in flight (one replay with `--max-in-flight 512`, or 8)", 512)],
+)
 def test_times_are_memories_times_latency_divided_by_requests_in_flight(row: str, in_flight: int) -> None:
     expected = [n * latency / in_flight for n, latency in zip(MEMORIES, LATENCY_S, strict=True)]
     assert expected == pytest.approx([seconds(cell) for cell in TABLE[row]], rel=0.05)
