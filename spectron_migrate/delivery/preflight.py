@@ -89,7 +89,8 @@ async def check_server(
         own = marker.own_work(ledger, now)
         await check_ledger_age(ledger, api, own, plan, applications_write=applications_write)
     if is_due:
-        first = known.first_paths(ledger, plan, ahead) if ahead else []
+        # With batches, what is still checked after this may stop the run: extraction, and a copy of this ledger.
+        first = known.first_paths(ledger, plan, ahead) if ahead and mapping.write != "batch" else []
         lacking = await marker.leave(ledger, api, mapping, set(paths), beside=first, now=now)
         for why in lacking:
             warn(f"{why}: without this marker a copy or an old backup of the ledger could write memories twice")

@@ -54,6 +54,18 @@ class Sightings:
         self.knows_attributes = known.fetchone() is not None
         """Whether an answer showed an attribute under the id that a receipt has."""
 
+    @property
+    def name_memories(self) -> bool:
+        """Whether a fact that was walked names its memory, by a turn or a label: then each of ours does."""
+        return (
+            self._db.execute("SELECT 1 FROM done WHERE layer = 'unaccounted' AND subject = 'named'").fetchone()
+            is not None
+        )
+
+    def note_named(self) -> None:
+        """A fact that was walked names its memory."""
+        self._db.execute("INSERT OR IGNORE INTO done VALUES ('unaccounted', 'named')")
+
     def see(self, hits: Sequence[Hit], lens: Selector) -> None:
         """Note those hits of an answer that nothing written under the lens is known to have made."""
         through = canonical_json(lens)

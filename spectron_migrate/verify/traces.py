@@ -51,7 +51,14 @@ async def check_traces(work: Workspace, api: SpectronApi, key: str | None, repor
         except MigrateError as error:
             await api.me()
             return _unknown(error.message)
-        work.keep_traces(walk.traces, dict(walk.counts), walk.findings, accounted=walk.accounted, strange=walk.strange)
+        work.keep_traces(
+            walk.traces,
+            dict(walk.counts),
+            walk.findings,
+            accounted=walk.accounted,
+            strange=walk.strange,
+            names_memories=walk.names_memories,
+        )
     return {"told": True, "why": "", **work.trace_counts(), "elsewhere": work.count_findings("misplaced_fact")}
 
 
@@ -78,6 +85,8 @@ class _Walk:
         self.findings: list[Finding] = []
         self.accounted: list[str] = []
         """Rows that no receipt names, and that a label or a turn does."""
+        self.names_memories = False
+        """Whether a row names its memory, by a turn or a label."""
         self.strange: list[Sighting] = []
         """Rows that can be read in our scopes and that nothing names."""
 
@@ -91,6 +100,7 @@ class _Walk:
             if (fact := self._work.newest(mem0_id)) is not None
         ]
         memories = [*by_receipt, *labelled]
+        self.names_memories |= row.turn is not None or bool(labelled)
         if not memories and row.turn is not None:
             memories = self._work.owners_of(row.turn)
         where = _as_sets(row.scopes or ())

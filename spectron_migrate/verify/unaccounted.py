@@ -34,7 +34,8 @@ def count_unaccounted(work: Workspace, store: StateStore) -> dict[str, Json]:
         for lens, sightings in work.sightings.by_lens():
             rest = added.without(work.sightings.unnamed(sightings, lens), lens)
             facts = [each for each in rest if each.kind in FACTS]
-            strange = [each for each in facts if _can_tell(work, each.kind, lens)]
+            lacks = bool(facts) and any(work.lacks_extraction(scope) for scope, _ in work.scopes_covered(lens))
+            strange = [each for each in facts if _can_tell(work, each, lacks=lacks)]
             untold |= {each.id for each in facts} - {each.id for each in strange}
             passages = [each for each in rest if each.kind not in FACTS]
             for each in (*strange, *_of_no_text(work, added, passages, lens)):
@@ -75,25 +76,26 @@ def _is_ours(work: Workspace, lens: Selector) -> bool:
     return work.is_ours(tuple(tuple(path.removesuffix("/*") for path in clause) for clause in lens))
 
 
-def _can_tell(work: Workspace, kind: str, lens: Selector) -> bool:
-    """Whether facts of ours would be known as such.
+def _can_tell(work: Workspace, seen: Sighting, *, lacks: bool) -> bool:
+    """Whether a fact of ours would be known as such.
 
-    Not where the ids in answers are not those of the receipts; nor, where facts cannot be walked, under a lens with a
-    memory of which it is not known what was extracted.
+    Not if the ids in answers are not those of the receipts. Nor, if facts cannot be walked or name no memory, where it
+    is not known of some memory under the lens what was extracted from it (`lacks`).
     """
-    if not work.is_done("traced", "all"):
-        if any(work.lacks_extraction(scope) for scope, _ in work.scopes_covered(lens)):
-            return False
+    is_walked = work.is_done("traced", "all")
+    if lacks and not work.sightings.name_memories:
+        return False
+    if not is_walked:
         return work.sightings.knows_attributes or not work.has_extracted()
-    traced = work.trace_counts().get("attributes" if kind == "attribute" else "relations", 0)
+    traced = work.trace_counts().get("attributes" if seen.kind == "attribute" else "relations", 0)
     return traced > 0 or not work.has_extracted()
 
 
 def _of_no_text(work: Workspace, added: _Added, passages: Sequence[Sighting], lens: Selector) -> list[Sighting]:
     """Those whose text is not one that was written under the lens, nor, if they name no turn, a piece of one."""
     rest = [each for each in passages if not _is_written(work, each.text, lens)]
-    if not rest:
-        return []
+    if all(each.turn is not None for each in rest):
+        return rest
     texts = (text for scope, _ in work.scopes_covered(lens) for text in work.texts_of(scope))
     for part in (texts, added.texts(lens)):
         for text in part:

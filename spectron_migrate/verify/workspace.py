@@ -171,17 +171,20 @@ class Workspace(StoredMemories):
         *,
         accounted: Iterable[str] = (),
         strange: Iterable[Sighting] = (),
+        names_memories: bool = False,
     ) -> None:
         """Which facts made which rows, by label alone, and how many rows were walked.
 
         `accounted`: rows that no receipt names, and that a label or a turn does; `strange`: rows in our scopes that
-        nothing names.
+        nothing names; `names_memories`: whether rows name their memories themselves.
         """
         with self.change():
             rows = [(row, fact) for fact, row in traces]
             self.db.executemany("INSERT OR IGNORE INTO trace VALUES (?, ?)", rows)
             self.db.executemany("INSERT OR IGNORE INTO accounted VALUES (?)", [(row,) for row in accounted])
             self.sightings.note(strange)
+            if names_memories:
+                self.sightings.note_named()
             self.db.executemany("INSERT OR REPLACE INTO traced VALUES (?, ?)", counts.items())
             self.note("traced", found)
             self.db.execute("INSERT OR IGNORE INTO done VALUES ('traced', 'all')")

@@ -12,7 +12,7 @@ import pytest
 
 from spectron_migrate.delivery.preflight import SCOPES_AHEAD
 from spectron_migrate.dump import open_any
-from spectron_migrate.errors import ExitCode, Interrupted, Unreachable
+from spectron_migrate.errors import ExitCode, InputError, Interrupted, Unreachable
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
@@ -22,7 +22,7 @@ from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.support.proxy import Fault, Seen, gated, misbehaving, refusing
-from tests.support.replaying import replay_in_no_time
+from tests.support.replaying import mapping_file, replay_in_no_time
 from tests.support.spectron import memory, replay, turns_of, write_raw
 
 pytestmark = pytest.mark.slow
@@ -118,6 +118,16 @@ def test_no_more_scopes_are_registered_ahead_than_memories_may_be_sent(
         replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url, options=ReplayOptions(limit=1))
 
     assert 1 == len(registered(proxy.seen))
+
+
+def test_no_scope_is_registered_before_extraction_in_batches_is_refused(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump, mapping = six_users(tmp_path, user), mapping_file(tmp_path, "write: batch\n")
+    with misbehaving(spectron.base_url) as proxy, pytest.raises(InputError, match="may expire after 7 days"):
+        replay_in_no_time(spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping)
+
+    assert [] == registered(proxy.seen)
 
 
 def test_a_signal_lets_scopes_that_are_registered_ahead_finish(

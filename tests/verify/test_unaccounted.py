@@ -124,3 +124,16 @@ def test_an_attribute_of_a_server_that_names_no_ids_cannot_be_told(filled: Fille
     summary = verify(filled.server, filled.state, [filled.dump])
     assert "GO" == summary.verdict
     assert summary.report["measured"]["unaccounted"]["untold"] > 0
+
+
+def test_an_attribute_that_names_nothing_may_be_of_the_memory_whose_answer_was_lost(filled: Filled) -> None:
+    with sqlite3.connect(filled.state / "ledger.db") as db:
+        lost = "(SELECT min(id) FROM version WHERE text = 'Has a beagle called Biscuit')"
+        db.execute(f"UPDATE fact SET state = 'stored_not_extracted', reason = 'extraction unknown' WHERE id = {lost}")
+        db.execute(f"DELETE FROM extracted WHERE fact = {lost}")
+    with tampering(filled.server) as db:
+        db.execute("UPDATE attribute SET turn = NULL, labels = NULL")
+        db.execute("UPDATE relation SET turn = NULL, labels = NULL")
+    summary = verify(filled.server, filled.state, [filled.dump])
+    assert "GO" == summary.verdict
+    assert summary.report["measured"]["unaccounted"]["untold"] > 0

@@ -107,8 +107,8 @@ class _Scan:
     def __init__(self) -> None:
         self._pages: list[_Page] = []
         self._newest = NewestRows()
-        self._gone: dict[int, bytes] = {}
-        """Ids of rows that were given and are there no more, by rowid. Others may have the same id now."""
+        self._gone: dict[bytes, int] = {}
+        """Rowids of rows that were given and are there no more, by id. Others may have the same id, or number, now."""
 
     def add(self, after: int, rows: list[tuple[Any, ...]], ids: list[str]) -> None:
         """The rows that follow rowid `after`, with the ids of their memories."""
@@ -151,20 +151,21 @@ class _Scan:
         for page in pages:
             rowids.extend(page.rowids)
         ids = bytearray(b"".join(page.ids for page in pages))
-        for rowid, one in gone.items():
+        for one, rowid in gone.items():
             at = bisect_left(rowids, rowid)
             if rowids[at : at + 1] == array("q", [rowid]):
-                return None  # another row has its number now
+                return None  # another row has its number now, or had it after this one
             rowids.insert(at, rowid)
             ids[16 * at : 16 * at] = one
         return Listing(rowids, bytes(ids), self._newest.among(rowids), "".join(starts))
 
-    def _deleted(self) -> dict[int, bytes]:
-        """The rows that are gone and whose ids no other row has."""
-        ids = set(self._gone.values())
-        if ids:
-            ids.difference_update(*(page.each_id() for page in self._pages))
-        return {rowid: one for rowid, one in self._gone.items() if one in ids}
+    def _deleted(self) -> dict[bytes, int]:
+        """The rowids of rows that are gone and whose ids no other row has."""
+        deleted = dict(self._gone)
+        for page in self._pages if deleted else ():
+            for one in page.each_id():
+                deleted.pop(one, None)
+        return deleted
 
     def _keep_what_is_left(self, page: _Page, db: ReadOnlyDb) -> bool:
         """Keep the page without its rows that are gone; False if a row is there that was not read."""
@@ -179,7 +180,7 @@ class _Scan:
         return True
 
     def _note_gone(self, page: _Page) -> None:
-        self._gone.update(zip(page.rowids, page.each_id(), strict=False))
+        self._gone.update(zip(page.each_id(), page.rowids, strict=False))
 
 
 class QdrantFolder(ReaderBase):

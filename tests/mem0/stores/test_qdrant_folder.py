@@ -210,6 +210,28 @@ def test_whatever_happens_during_a_reading_it_and_the_changes_after_it_show_all(
     assert held == dump
 
 
+def test_two_rows_that_had_one_number_one_after_the_other_are_both_known_to_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spectron_migrate.mem0.stores.qdrant_folder.MOST_CHANGED", 0)
+    folder = write_store(tmp_path, [(key_of(uuid(number)), point(uuid(number), data="old")) for number in range(3)])
+    writer = sqlite3.connect(folder / "store/collection/mem0/storage.sqlite", isolation_level=None)
+    dump: set[str] = set()
+    with open_folder(settings_of(folder)) as reader:
+        for row in reader.rows():
+            dump.add(row.id)
+            if row.id in (uuid(2), uuid(12)):
+                writer.execute("DELETE FROM points WHERE id = ?", (key_of(row.id),))
+            if row.id == uuid(2):
+                writer.execute("INSERT INTO points VALUES (?, ?)", (key_of(uuid(12)), point(uuid(12), data="new")))
+        with closing_if_any(reader.changes()) as changes:
+            since = changes.changed(now=NOW) if changes is not None else None
+        dump = {row.id for row in reader.rows()} if since is None else dump.difference(since.gone)
+    writer.close()
+
+    assert {row.id for row in read(settings_of(folder))} == dump
+
+
 @contextmanager
 def closing_if_any(opened: ChangesReader | None) -> Iterator[ChangesReader | None]:
     try:
