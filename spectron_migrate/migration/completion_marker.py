@@ -144,9 +144,7 @@ def _record_completion(
     if found is None or state.phase == "complete":
         return None
     complete = Step("complete", now, whoami(), f"Spectron has {found}", migration=migration.id)
-    state = record_step(store, complete, decided_in=state)
-    # What Mem0 no longer has, it may have lost since: nothing is hidden for that. `cutover check` finds what is newer.
-    record_step(store, Step("sealed", now, whoami()), decided_in=state)
+    record_step(store, complete, decided_in=state)
     reporter.warn(
         f"the cutover of this migration is complete, which {store.place} did not know: Spectron has {found}. Now it"
         " does, and applications that use this state write to Spectron"

@@ -162,6 +162,9 @@ class CutoverState:
                     rules_digest=step.rules_digest,
                     migration=step.migration or self.migration,
                     ever_began=True,
+                    # Learned from Spectron: Mem0 may have lost since what it no longer has, so nothing is hidden for
+                    # that. `cutover check` finds what is newer there.
+                    sealed=bool(step.migration),
                 )
             case "sealed":
                 return replace(moved, sealed=True)

@@ -14,6 +14,7 @@ from spectron_migrate.errors import ExitCode, NotLegal, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.mapping.segments import MARKER
 from spectron_migrate.migration.replay_options import ReplayOptions
+from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.routing_reader import RoutingReader
 from spectron_migrate.state.store import store_at
 from tests.cutover.support import Operator
@@ -122,6 +123,15 @@ def test_a_plain_replay_of_a_new_state_is_refused_and_the_state_knows_it(complet
     assert before == completed.scene.texts
     replay_dump(completed, ADOPT)
     assert before == completed.scene.texts
+
+
+def test_what_is_learned_is_sealed_in_the_same_step(completed: Operator) -> None:
+    """Otherwise a crash would leave a state that counts what Mem0 has lost since as deleted."""
+    lose_state(completed.scene.state)
+    completed.check(migration=lambda: completed.migration)
+    [step] = read_journal(completed.scene.state).steps
+    assert "complete" == step.step
+    assert completed.state.sealed
 
 
 def test_a_check_tells_an_empty_state_before_anything_else_works_there(completed: Operator) -> None:
