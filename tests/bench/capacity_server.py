@@ -98,7 +98,7 @@ class Exchange(asyncio.Protocol):
         self.handle(method.decode(), path.decode().partition("?")[0], rest[:length])
 
     def handle(self, method: str, path: str, body: bytes) -> None:
-        if not path.endswith("/control"):
+        if path.endswith("/me"):  # the first question after planning; one list of scopes goes before it
             self.capacity.asked_first = self.capacity.asked_first or time.monotonic()
         if path.endswith("/facts"):
             self.capacity.sent_first = self.capacity.sent_first or time.monotonic()
