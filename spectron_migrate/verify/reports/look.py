@@ -40,7 +40,9 @@ polyline.mem0{stroke:var(--mem0)}polyline.spectron{stroke:var(--spectron);stroke
 fieldset{border:1px solid var(--line);border-radius:10px;display:flex;gap:1rem;flex-wrap:wrap;align-items:center;
 margin:0 0 .8rem;min-width:0}label{max-width:100%}
 input,select{font:inherit;max-width:100%}[hidden]{display:none!important}
-@media(max-width:560px){.sides,.steps li{grid-template-columns:1fr}body{padding:.6rem}td,th{padding:.3rem}}
+@media(max-width:560px){.sides,.steps li{grid-template-columns:1fr}body{padding:.6rem}td,th{padding:.3rem}
+.stacks thead{display:none}.stacks tr,.stacks td{display:block}.stacks tr{border-bottom:1px solid var(--line)}
+.stacks td{border:0}.stacks td[data-of]::before{content:attr(data-of)": ";color:var(--soft)}}
 @media print{:root{--paper:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#bbb;--same:#fff;--new:#fff}
 fieldset{display:none}.card{break-inside:avoid}mark{text-decoration:underline}}
 """

@@ -90,11 +90,12 @@ def _findings(findings: Sequence[Mapping[str, Json]]) -> str:
     parts = []
     for kind, group in findings_by_kind(findings).items():
         rows = [
-            f"<tr><td>{_texts(one.get('texts') or {})}</td><td>{text(one['reason'])}</td><td>{text(one['where'])}</td>"
-            f'<td class="soft">{text(one["id"] or "-")}</td></tr>'
+            f"<tr><td>{_texts(one.get('texts') or {})}</td><td data-of=reason>{text(one['reason'])}</td>"
+            f"<td data-of=where>{text(one['where'])}</td>"
+            f'<td data-of=memory class="soft">{text(one["id"] or "-")}</td></tr>'
             for one in group[:ROWS]
         ]
-        shown = table(("texts", "reason", "where", "memory"), rows)
+        shown = table(("texts", "reason", "where", "memory"), rows, stacks=True)
         parts.append(f'<h2>{text(kind)}: {len(group)}</h2><div class="card">{shown}</div>')
     return "\n".join(parts)
 

@@ -13,7 +13,11 @@ def text(value: object) -> str:
     return escape(visible(value))
 
 
-def table(columns: Iterable[str], rows: Iterable[str], *, numbers: Collection[str] = ()) -> str:
-    """A table; the rows are HTML. `numbers`: columns whose cells have the class `number`."""
+def table(columns: Iterable[str], rows: Iterable[str], *, numbers: Collection[str] = (), stacks: bool = False) -> str:
+    """A table; the rows are HTML. `numbers`: columns whose cells have the class `number`.
+
+    `stacks`: where it is narrow, the cells of a row stand below each other, each with its `data-of`.
+    """
     head = "".join(f"<th{' class=number' if column in numbers else ''}>{text(column)}</th>" for column in columns)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    kind = " class=stacks" if stacks else ""
+    return f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"

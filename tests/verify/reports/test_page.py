@@ -197,6 +197,14 @@ def test_the_page_fits_a_telephone_paper_and_the_dark() -> None:
     assert re.search(r"fieldset\{[^}]*min-width:0\}label\{max-width:100%\}", style.replace("\n", ""))
 
 
+def test_what_is_wrong_stands_below_each_other_on_a_telephone() -> None:
+    finding = {"kind": "altered", "id": "m1", "reason": "its text", "where": "turn 3", "texts": {"found": "tea"}}
+    page = html_report({**report("NO_GO", []), "findings": [finding]})
+    [row] = re.findall(r"<table class=stacks>.*?<tbody>(<tr>.*?</tr>)", page)
+    assert ["reason", "where", "memory"] == re.findall(r"data-of=(\w+)", row)
+    assert ".stacks td{display:block}" in page.partition("max-width:560px")[2]
+
+
 def test_without_its_script_the_page_hides_nothing_but_the_filters() -> None:
     page = html_report(report("GO", [], [answer(0, ["a"], ["a"])])).partition("<script>")[0]
     assert ['<fieldset id="filters" hidden>'] == re.findall(r"<[^>]* hidden[^>]*>", page.partition("</style>")[2])
