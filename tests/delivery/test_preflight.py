@@ -25,19 +25,17 @@ from tests.support.spectron import memory, register_scope, replay, turns_of, wri
 pytestmark = [pytest.mark.slow, pytest.mark.both_engines]
 
 
-def test_who_the_key_is_and_which_scopes_there_are_is_asked_at_once(
-    spectron: RunningServer, user: str, tmp_path: Path
-) -> None:
-    """Neither is answered before both are asked."""
-    dump = write_raw(tmp_path / "all.json", [memory(1, user)])
-    with gated(spectron.base_url) as gate:
+def test_who_the_key_is_and_which_scopes_there_are_is_asked_at_once(tmp_path: Path) -> None:
+    """Neither is answered before both are asked; the list before the plan is for a cutover that is complete."""
+    dump = write_raw(tmp_path / "all.json", [memory(1, "ann")])
+    # A server of its own, whose scopes are one page of the list.
+    with running_server(tmp_path / "data", context="tests") as server, gated(server.base_url) as gate:
 
         def asked(path: str) -> int:
             return sum(seen.method == "GET" and seen.path.endswith(path) for seen in gate.seen)
 
-        # The first listing is the one before the plan, for a cutover that is complete.
         gate.shut = lambda seen: (asked("/scopes") > 1) != (asked("/me") > 0)
-        assert 1 == replay(spectron, tmp_path / "state", [dump], endpoint=gate.base_url).written
+        assert 1 == replay(server, tmp_path / "state", [dump], endpoint=gate.base_url).written
 
 
 def test_a_lost_ledger_finds_its_marker_before_anything_is_sent(

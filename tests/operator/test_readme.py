@@ -136,6 +136,7 @@ def test_it_installs_extras_that_the_package_has() -> None:
 def test_every_target_of_make_that_a_page_names_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     pages = [README, (ROOT / "CONTRIBUTING.md").read_text()]
-    named = {target for page in pages for target in re.findall(r"\bmake ([a-z-]+)", page.replace("made", ""))}
+    command = re.compile(r"(?:`|\$ |^ *)make ([a-z-]+)", re.MULTILINE)
+    named = {target for page in pages for target in command.findall(page)}
     assert {"demo", "test"} <= named
     assert [] == [target for target in sorted(named) if not re.search(rf"^{target}:", makefile, re.MULTILINE)]
