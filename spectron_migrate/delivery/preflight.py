@@ -18,7 +18,7 @@ from spectron_migrate.records import counted, name_first
 from spectron_migrate.spectron.api import SpectronApi, UnknownSession
 from spectron_migrate.spectron.grants import Me, require_grant
 from spectron_migrate.spectron.rows import ScopeNode, Turn
-from spectron_migrate.spectron.scopes import ancestors
+from spectron_migrate.spectron.scopes import ancestors, listed_paths
 
 SESSIONS_ASKED = 5
 """At most this many sessions are asked for. If all of them have ended, the server counts as another one."""
@@ -116,21 +116,13 @@ async def check_joined(ledger: Ledger, api: SpectronApi) -> Me:
     if migration is not None and migration.endpoint not in (None, api.endpoint):
         nothing_shows = receipts.newest_session(ledger) is None
         await _check_same_server(ledger, api)
-        if nothing_shows and not shows_own_marker(ledger, await _listed_paths(api)):
+        if nothing_shows and not shows_own_marker(ledger, await listed_paths(api)):
             raise WrongLedger(
                 f"other processes deliver to {migration.endpoint}, and nothing shows yet that {api.endpoint} is the"
                 " same server",
                 hint="give all of them the same endpoint; nothing was sent",
             )
     return me
-
-
-async def _listed_paths(api: SpectronApi) -> list[str]:
-    """All scopes; none if the key may not list them."""
-    try:
-        return [node.path for node in await api.scopes()]
-    except ScopeRefused:
-        return []
 
 
 def refuse_half_adopted(ledger: Ledger) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spectron_migrate.delivery.marker import BEHIND_HINT, RunMarker, marker_of_completion
-from spectron_migrate.errors import ScopeRefused, WrongLedger
+from spectron_migrate.errors import WrongLedger
 from spectron_migrate.ledger import Ledger, markers
 from spectron_migrate.ledger.cutover_note import note_cutover, refuse_lost_journal
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Reporter
 from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.spectron.scopes import listed_paths
 from spectron_migrate.state.cutover_state import Step
 from spectron_migrate.state.journal import read_journal, record_step, whoami
 from spectron_migrate.state.store import StateStore
@@ -60,7 +61,7 @@ async def learn_completion(
     """
     if read_journal(store).state.phase == "complete":
         return None
-    return _record_completion(store, migration, mapping, await _listed(api), now=now, reporter=reporter)
+    return _record_completion(store, migration, mapping, await listed_paths(api), now=now, reporter=reporter)
 
 
 async def scopes_to_look_in(store: StateStore, api: SpectronApi, marker: RunMarker) -> list[str] | None:
@@ -70,7 +71,7 @@ async def scopes_to_look_in(store: StateStore, api: SpectronApi, marker: RunMark
     """
     if marker.looked_for_completion or read_journal(store).state.phase == "complete":
         return None
-    return await _listed(api)
+    return await listed_paths(api)
 
 
 def learn_in_replay(
@@ -119,14 +120,6 @@ async def mark_completion(
             f"{why}: without this marker a state that is begun anew, or restored from an older backup, does not learn"
             " that the cutover is complete"
         )
-
-
-async def _listed(api: SpectronApi) -> list[str]:
-    """All scopes; none if the key may not list them."""
-    try:
-        return [node.path for node in await api.scopes()]
-    except ScopeRefused:
-        return []
 
 
 def _record_completion(

@@ -61,6 +61,14 @@ def _is_new(response: Response, *, since: str | None) -> bool:
     return (made if made.tzinfo else made.replace(tzinfo=UTC)) >= parse_time(since)
 
 
+async def listed_paths(api: SpectronApi) -> list[str]:
+    """All scopes, tombstoned ones included; none if the key may not list them."""
+    try:
+        return [node.path for node in await api.scopes()]
+    except ScopeRefused:
+        return []
+
+
 async def ensure(api: SpectronApi, paths: Iterable[str]) -> None:
     """Register the paths that do not exist yet (for applications; a migration keeps its own intents)."""
     present = await live_paths(api)
