@@ -13,6 +13,7 @@ from itertools import islice
 
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import receipts
+from spectron_migrate.ledger.schema import marks
 from spectron_migrate.mapping import covers
 from spectron_migrate.records import Hit, Selector, canonical_json, selector_of
 
@@ -118,30 +119,30 @@ class Sightings:
 
     def _named_among(self, ids: set[str]) -> set[str]:
         found: set[str] = set()
-        for some in _parts(ids):
+        for some in in_parts(ids):
             found |= receipts.facts_made_into(self._ledger, some).keys()
-            marks = ", ".join("?" * len(some))
-            rows = self._db.execute(f"SELECT row FROM accounted WHERE row IN ({marks})", some)
+            rows = self._db.execute(f"SELECT row FROM accounted WHERE row IN ({marks(some)})", some)
             found |= {row["row"] for row in rows}
         return found
 
     def _without_turn(self, sightings: Sequence[Sighting], lens: Selector) -> list[Sighting]:
         """Those that do not name a turn of a memory under the lens, nor residue there."""
         covered: set[str] = set()
-        for some in _parts({each.turn for each in sightings if each.turn is not None}):
+        for some in in_parts({each.turn for each in sightings if each.turn is not None}):
             made = receipts.facts_made_into(self._ledger, some)
             under = receipts.selectors_of(self._ledger, sorted({fact for facts in made.values() for fact in facts}))
             covered |= {turn for turn, facts in made.items() if any(covers(lens, under[fact]) for fact in facts)}
             left = self._db.execute(
                 "SELECT turn, selector FROM leftover JOIN scope ON scope.no = leftover.scope"
-                f" WHERE turn IN ({', '.join('?' * len(some))})",
+                f" WHERE turn IN ({marks(some)})",
                 some,
             )
             covered |= {row["turn"] for row in left if covers(lens, selector_of(row["selector"]))}
         return [each for each in sightings if each.turn not in covered]
 
 
-def _parts(values: Iterable[str]) -> Iterator[list[str]]:
+def in_parts(values: Iterable[str]) -> Iterator[list[str]]:
+    """Values in order, as many at a time as one query looks up."""
     ordered = sorted(values)
     for start in range(0, len(ordered), _AT_ONCE):
         yield ordered[start : start + _AT_ONCE]

@@ -8,7 +8,7 @@ by somebody else, or is a copy of what was written elsewhere.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from spectron_migrate.judge import plain
 from spectron_migrate.ledger.schema import marks
@@ -17,12 +17,11 @@ from spectron_migrate.records import Json, Selector, selector_of
 from spectron_migrate.state.added_tables import DDL, NAME
 from spectron_migrate.state.store import StateStore, Tables
 from spectron_migrate.verify.findings import Finding
-from spectron_migrate.verify.sightings import FACTS, MOST, Sighting
+from spectron_migrate.verify.sightings import FACTS, MOST, Sighting, in_parts
 from spectron_migrate.verify.workspace import Workspace
 
 NAMED = 3
 """Scopes and rows that the gate names; the report has all."""
-_AT_ONCE = 500
 
 
 def count_unaccounted(work: Workspace, store: StateStore) -> dict[str, Json]:
@@ -120,7 +119,7 @@ class _Added:
     def without(self, sightings: Sequence[Sighting], lens: Selector) -> list[Sighting]:
         """Those of which neither id nor turn was added under the lens."""
         ids = {name for each in sightings for name in (each.id, each.turn) if name is not None}
-        made = self._made(sorted(ids), lens)
+        made = self._made(ids, lens)
         return [each for each in sightings if each.id not in made and each.turn not in made]
 
     def texts(self, lens: Selector) -> Iterator[str]:
@@ -142,9 +141,9 @@ class _Added:
         if self._tables is not None:
             self._tables.close()
 
-    def _made(self, ids: Sequence[str], lens: Selector) -> set[str]:
+    def _made(self, ids: set[str], lens: Selector) -> set[str]:
         found: set[str] = set()
-        for some in _parts(ids) if self._tables is not None else ():
+        for some in in_parts(ids) if self._tables is not None else ():
             assert self._tables is not None  # noqa: S101 - for the type checker
             prefix = self._tables.prefix
             rows = self._tables.read(
@@ -154,7 +153,3 @@ class _Added:
             )
             found |= {row for row, selector in rows if covers(lens, selector_of(selector))}
         return found
-
-
-def _parts(ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
