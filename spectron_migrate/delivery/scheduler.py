@@ -65,7 +65,7 @@ def _first_expected(failures: ExceptionGroup[Exception]) -> MigrateError | None:
 
 
 async def _queue_lanes(run: Run, queue: asyncio.Queue[str | None], workers: int) -> None:
-    first = await run.writer.grouped(lanes.random_lane) if run.ledger.workers is not None else None
+    first = await _start(run)
     begun = [lane.name for lane in await run.writer.grouped(lanes.lanes_to_do, run.plan, after=first, limit=FIRST)]
     for lane in begun:
         await queue.put(lane)
@@ -83,12 +83,22 @@ async def _queue_lanes(run: Run, queue: asyncio.Queue[str | None], workers: int)
         await queue.put(None)
 
 
+async def _start(run: Run) -> str | None:
+    """The lane after which this process begins; None: with the first one, whose scope it registered ahead.
+
+    Those that joined begin at random lanes, so that processes rarely meet.
+    """
+    workers = run.ledger.workers
+    return await run.writer.grouped(lanes.random_lane) if workers is not None and workers.joined else None
+
+
 async def _queue_once(run: Run, queue: asyncio.Queue[str | None], *, queued: set[str]) -> int:
     """All lanes, until they are done; returns how many memories may still be sent from lanes that were left."""
-    first = await run.writer.grouped(lanes.random_lane) if run.ledger.workers is not None else None
+    first = await _start(run)
     await _queue_from(run, queue, queued, after=first)
     if first is not None:
         await _queue_from(run, queue, queued, until=first)
+    if run.ledger.workers is not None:
         await _queue_those_of_others(run, queue)
     await queue.join()
     return await run.budget.sends_left() if run.left_lanes and not run.should_stop() else 0

@@ -60,7 +60,7 @@ def lanes_to_do(
 
 
 def random_lane(ledger: Ledger) -> str | None:
-    """A random lane. Each of several processes begins at one, so that they rarely meet."""
+    """A random lane of the plan, or None if there is no lane."""
     row = ledger.db.execute("SELECT max(no) FROM lane").fetchone()
     if row[0] is None:
         return None

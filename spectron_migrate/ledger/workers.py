@@ -45,6 +45,8 @@ class Workers:
         self._database = database
         self.is_alone = False
         """Whether no other process may write the ledger, so that this one may plan."""
+        self.joined = True
+        """Whether this process joined those at work, rather than being the one that let others join."""
         self._held: set[str] = set()
         self._freed: set[str] = set()
         """Lanes of `_held` that are freed after the commit. They are sets, because a transaction may be run again."""
@@ -77,7 +79,7 @@ class Workers:
         if self.is_alone:
             session_locks.try_lock(self._database, WRITER, shared=True)  # a connection's own locks never conflict
             session_locks.unlock(self._database, WRITER)
-            self.is_alone = False
+            self.is_alone = self.joined = False
         session_locks.unlock(self._database, _PLANNER)
 
     # -- what all agree on --------------------------------------------------------------------------------

@@ -363,6 +363,7 @@ def test_a_write_after_close_is_refused(stage: Stage, phase: str) -> None:
         adapter.add(SAID, user_id=stage.user, infer=False)
 
 
+@pytest.mark.ledger_file  # of the disk
 def test_a_disk_that_fails_is_no_sign_that_no_cutover_began(done: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     stat = os.stat
 

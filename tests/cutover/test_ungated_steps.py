@@ -42,6 +42,7 @@ def process_status(own: processes.OwnFile, host: str) -> ProcessStatus:
     return ProcessStatus(host=host, pid=own.pid, began="", heartbeat="")
 
 
+@pytest.mark.ledger_file  # a state in a database is that of all hosts
 def test_outbox_is_refused_if_processes_on_another_host_use_the_state_directory(operator: Operator) -> None:
     state = operator.scene.state
     state.mkdir(exist_ok=True)

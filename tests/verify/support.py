@@ -74,6 +74,13 @@ def tampering(server: RunningServer) -> Iterator[sqlite3.Connection]:
     server.restart()
 
 
+def change_ledger(state: Path, *statements: str) -> None:
+    """Change a ledger behind the back of the tool; each statement must find something."""
+    with Ledger.open_for_writing(state) as ledger, ledger.transaction() as db:
+        for statement in statements:
+            assert db.execute(statement).rowcount > 0
+
+
 def named_findings(summary: VerifySummary) -> set[tuple[str, str]]:
     """Kind and Mem0 id of every finding that names a memory."""
     return {(one["kind"], one["id"]) for one in summary.report["findings"] if one["id"] is not None}

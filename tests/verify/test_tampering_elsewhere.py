@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from typing import Any
 
 import pytest
 
 from spectron_migrate.records import digest
 from tests.support.spectron import memory, write_raw
-from tests.verify.support import tampering
+from tests.verify.support import change_ledger, tampering
 from tests.verify.tampered import LONG, LONG_BO, STAMPS, Migrated, Tables, execute, first, second, swap, tail
 
 pytestmark = pytest.mark.slow
@@ -227,10 +225,7 @@ def test_what_is_changed_at_the_server_is_no_go(migrated: Migrated, name: str) -
 
 def in_ledger(*statements: str) -> Callable[[Migrated], None]:
     def change(migrated: Migrated) -> None:
-        with closing(sqlite3.connect(migrated.state / "ledger.db")) as db, db:
-            db.create_function("text_digest", 1, digest)
-            for statement in statements:
-                assert db.execute(statement).rowcount > 0
+        change_ledger(migrated.state, *statements)
 
     return change
 
@@ -265,7 +260,7 @@ ELSEWHERE: dict[str, Callable[[Migrated], None]] = {
         f"UPDATE receipt SET turn_id = 'turn_none' WHERE fact = {_OF_CLEO}"
     ),
     "the ledger has another text, and its digest": in_ledger(
-        "UPDATE version SET text = 'Collects coins', digest = text_digest('Collects coins') WHERE mem0_id = 'cleo-0009'"
+        f"UPDATE version SET text = 'Collects coins', digest = '{digest('Collects coins')}' WHERE mem0_id = 'cleo-0009'"
     ),
     "the ledger has another text under the digest of the right one": in_ledger(
         "UPDATE version SET text = 'Collects coins' WHERE mem0_id = 'cleo-0009'"

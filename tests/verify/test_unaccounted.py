@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,7 +18,7 @@ from spectron_migrate.state.store import store_at
 from spectron_migrate.verify.options import VerifyOptions
 from tests.support.here import server_here
 from tests.support.spectron import memory, register_scope, replay, write_raw
-from tests.verify.support import FILLED_TEXTS, PLAIN, Filled, gate_named, tampering, verify
+from tests.verify.support import FILLED_TEXTS, PLAIN, Filled, change_ledger, gate_named, tampering, verify
 from tests.verify.tampered import long_text
 
 pytestmark = pytest.mark.slow
@@ -103,13 +102,11 @@ def test_what_adapters_added_after_complete_is_accounted_for(filled: Filled) -> 
     extraction = answer.get("extraction") or {}
     ids = [row["id"] for kind in ("attributes", "entities") for row in extraction.get(kind, [])]
     made = [answer["turnId"], answer["chunkId"], *ids]
+    memories, prefix = (canonical_json(added.to_json()),), tables.prefix
     tables.change(
-        (
-            "INSERT INTO memory(id, user_id, record) VALUES (?, ?, ?)",
-            [("added", "bo", canonical_json(added.to_json()))],
-        ),
-        ("INSERT INTO placed VALUES ('added', ?)", [('[["user/bo"]]',)]),
-        ("INSERT INTO made VALUES (?, 'added')", [(row,) for row in made]),
+        (f"INSERT INTO {prefix}memory(id, user_id, record) VALUES ('added', 'bo', ?)", [memories]),
+        (f"INSERT INTO {prefix}placed VALUES ('added', ?)", [('[["user/bo"]]',)]),
+        (f"INSERT INTO {prefix}made VALUES (?, 'added')", [(row,) for row in made]),
     )
     tables.close()
     assert "GO" == verify(filled.server, filled.state, [filled.dump]).verdict
@@ -117,8 +114,7 @@ def test_what_adapters_added_after_complete_is_accounted_for(filled: Filled) -> 
 
 def test_an_attribute_of_a_server_that_names_no_ids_cannot_be_told(filled: Filled) -> None:
     """Nothing shows then whether it is ours: it is counted apart, and stands in nobody's way."""
-    with sqlite3.connect(filled.state / "ledger.db") as db:
-        db.execute("UPDATE extracted SET id = 'other-' || id")
+    change_ledger(filled.state, "UPDATE extracted SET id = 'other-' || id")
     with tampering(filled.server) as db:
         db.execute("UPDATE attribute SET turn = NULL, labels = NULL")
     summary = verify(filled.server, filled.state, [filled.dump])
@@ -127,10 +123,12 @@ def test_an_attribute_of_a_server_that_names_no_ids_cannot_be_told(filled: Fille
 
 
 def test_an_attribute_that_names_nothing_may_be_of_the_memory_whose_answer_was_lost(filled: Filled) -> None:
-    with sqlite3.connect(filled.state / "ledger.db") as db:
-        lost = "(SELECT min(id) FROM version WHERE text = 'Has a beagle called Biscuit')"
-        db.execute(f"UPDATE fact SET state = 'stored_not_extracted', reason = 'extraction unknown' WHERE id = {lost}")
-        db.execute(f"DELETE FROM extracted WHERE fact = {lost}")
+    lost = "(SELECT min(id) FROM version WHERE text = 'Has a beagle called Biscuit')"
+    change_ledger(
+        filled.state,
+        f"UPDATE fact SET state = 'stored_not_extracted', reason = 'extraction unknown' WHERE id = {lost}",
+        f"DELETE FROM extracted WHERE fact = {lost}",
+    )
     with tampering(filled.server) as db:
         db.execute("UPDATE attribute SET turn = NULL, labels = NULL")
         db.execute("UPDATE relation SET turn = NULL, labels = NULL")
