@@ -143,11 +143,12 @@ class Catalogue:
         except (MigrateError, OSError, sqlite3.Error) as error:
             raise self._no_catalogue(error) from error
 
-    def lost_journal(self) -> str | None:
-        """Why a state without a journal is not one in which no cutover began: the ledger notes one."""
+    def lost_journal(self, knows_of_one: bool) -> str | None:
+        """What the ledger knows of a cutover and the routing does not; see `RoutingReader`."""
         with suppress(NoCatalogue, sqlite3.Error), self._reading():
             noted = cutover_note(self._open())
-            return describe_lost_journal(noted) if noted is not None else None
+            is_newer = noted == "complete" or (noted is not None and not knows_of_one)
+            return describe_lost_journal(noted) if noted is not None and is_newer else None
         return None
 
     def close(self) -> None:

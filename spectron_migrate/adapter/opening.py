@@ -52,13 +52,16 @@ def warn_of_unused_mappings(settings: Settings, mapping: ScopeMapping) -> None:
 
 
 def routing_reader(
-    routing: str | Path | None, state: StateStore, settings: Settings, lost_journal: Callable[[], str | None]
+    routing: str | Path | None, state: StateStore, settings: Settings, lost_journal: Callable[[bool], str | None]
 ) -> RoutingReader:
     """The reader of the named routing, or else of the state's; raises InputError if it cannot be read.
 
     `lost_journal`: as `RoutingReader` takes it.
     """
     named = bool(routing) or settings.state_is_named
+    if routing and state.folder is None:
+        # The journal in the database is not read then, so its ledger does not show that one was lost.
+        lost_journal = _nothing_lost
     try:
         source = str(routing) if routing else state.folder or state
         return RoutingReader(source, state=state.folder, named=named, lost_journal=lost_journal)
@@ -72,6 +75,10 @@ def access_of(settings: Settings, client: Any | None) -> Callable[[], SpectronAc
         return settings.spectron.require
     access = SpectronAccess(client.base_url, client.context, Secret(client._api_key), client._timeout_s)
     return lambda: access
+
+
+def _nothing_lost(knows_of_one: bool) -> str | None:
+    return None
 
 
 def _text(value: str | Path | None) -> str | None:

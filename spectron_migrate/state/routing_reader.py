@@ -82,7 +82,7 @@ class RoutingReader:
         *,
         state: Path | None = None,
         named: bool = True,
-        lost_journal: Callable[[], str | None] = lambda: None,
+        lost_journal: Callable[[bool], str | None] = lambda knows_of_one: None,
         check_every_s: float = CHECK_EVERY_S,
         clock: Callable[[], float] = seconds_with_sleep,
         now: Callable[[], float] = time.time,
@@ -93,7 +93,8 @@ class RoutingReader:
 
         `state`: the state directory, if it is not where the file lies.
         `named`: somebody chose the source. A default counts as chosen once its directory exists.
-        `lost_journal`: asked where no journal is found, whether the ledger knows of a cutover; says so in words.
+        `lost_journal`: asked where no journal is found; says in words if the ledger knows more of a cutover than the
+        routing, which knows that one began (True), or of none.
         `clock`: monotonic seconds, with those in which the host slept; `now`: seconds since 1970. Raises ValueError for
         an address that is neither https nor on this machine.
         """
@@ -110,6 +111,8 @@ class RoutingReader:
         """Where the journal may lie."""
         self._named = named
         self._lost_journal = lost_journal
+        self._lost: str | None = None
+        """Why the routing in force is too old to be trusted: the ledger knows more, and there is no journal."""
         self._last = _LastRead()
         self._every_s = check_every_s
         self._clock = clock
@@ -125,14 +128,16 @@ class RoutingReader:
     @property
     def problem(self) -> str | None:
         """Why `current` may be out of date; None if the source was read at the last attempt."""
-        return self._last.problem
+        return self._lost or self._last.problem
 
     @property
     def unreadable(self) -> str | None:
         """Why nobody can say whether the cutover is complete; None if that is known, or no source was ever named."""
-        if self._last.routing.phase == "complete" or self._clock() <= self._known_until or not self._is_named():
+        if self._last.routing.phase == "complete" or not self._is_named():
             return None
-        return self._last.problem or f"{self._where}: not read"
+        if self._lost is None and self._clock() <= self._known_until:
+            return None
+        return self._lost or self._last.problem or f"{self._where}: not read"
 
     def current(self) -> Routing:
         """The newest good routing. Never raises and never waits for the network."""
@@ -179,10 +184,19 @@ class RoutingReader:
             return
         self._named = self._is_named()
         state, journal_stamp = self._read_journal()
-        if self._is_remote:
-            if state is not None and state.phase == "complete":
-                self._take(journal.routing_of(state), journal_stamp, None)
-            return
+        if not self._is_remote:
+            self._look_at_files(state, journal_stamp)
+        elif state is not None and state.phase == "complete":
+            self._take(journal.routing_of(state), journal_stamp, None)
+        last, lost = self._last.routing, None
+        if state is None and self._folders and last.phase != "complete":
+            lost = self._lost_journal(last.epoch > 0)
+        if lost is not None and lost != self._lost:
+            _log.warning("routing: %s", lost)
+        self._lost = lost
+
+    def _look_at_files(self, state: CutoverState | None, journal_stamp: Any) -> None:
+        """Read the routing file, if it or the journal has changed. `state`: what the journal says."""
         left = self._sign_of_a_move()
         if left is not None and (state is None or state.phase != "complete"):
             # The cutover goes on elsewhere, and may be complete there.
@@ -205,9 +219,8 @@ class RoutingReader:
         if routing is not None:
             self._take(routing, stamp, problem)
         else:
-            lost = self._lost_journal() if self._never_began() else problem
-            self._known_until = math.inf if lost is None else float("-inf")
-            self._keep_the_last(lost or problem or "")
+            self._known_until = math.inf if self._never_began() else float("-inf")
+            self._keep_the_last(problem or "")
 
     def _read_journal(self) -> tuple[CutoverState | None, Any]:
         """What the journal says, and what changes with it; None if it is missing, broken or empty."""
@@ -281,7 +294,7 @@ class RoutingReader:
                 self._keep_the_last(f"{self._where}: no migration has begun there")
                 return
             state, routing = journal.read_journal(store).state, None
-            lost = self._lost_journal() if not state.epoch else None
+            lost = self._lost_journal(False) if not state.epoch else None
             if lost is not None:
                 self._known_until = float("-inf")
                 self._keep_the_last(f"{self._where}: {lost}")

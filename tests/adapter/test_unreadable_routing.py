@@ -299,6 +299,42 @@ def test_only_the_ledger_of_a_completed_cutover_lets_nothing_supersede(done: Sta
     assert "Now drinks coffee" not in [turn.content for turn in turns_of(done.server, done.user)]
 
 
+def restore_the_ledger_and_an_older_routing(state: Path, **changed: Any) -> None:
+    """As from a backup that is mixed of three ages: the ledger's is the newest, and it lacks the journal."""
+    routing = json.loads(routing_of(state))
+    restore_only_the_ledger(state)
+    put(state, json.dumps({**routing, **changed}).encode())
+
+
+@pytest.mark.parametrize(
+    "changed", [{"phase": "shift", "epoch": 2}, {"phase": "mem0", "epoch": 0}], ids=["shift", "mem0"]
+)
+def test_a_routing_of_before_complete_and_no_journal_beside_a_newer_ledger_refuse_writes(
+    done: Stage, changed: dict[str, Any]
+) -> None:
+    done.catch_up()  # as `complete` does; now the ledger notes it
+    journal = store_at(done.state).lines(JOURNAL)
+    restore_the_ledger_and_an_older_routing(done.state, **changed)
+    adapter = done.adapter(state=done.state)
+    with pytest.raises(RoutingUnreadable, match="a cutover was completed, and its journal"):
+        adapter.add(SAID, user_id=done.user, infer=False)
+    assert SAID not in in_mem0(done)
+    store_at(done.state).write_lines(JOURNAL, journal)
+    done.notice()
+    adapter.add(SAID, user_id=done.user, infer=False)
+    assert SAID in [turn.content for turn in turns_of(done.server, done.user)]
+
+
+def test_a_routing_that_knows_as_much_as_the_ledger_lets_writes_go_on_without_the_journal(stage: Stage) -> None:
+    if store_at(stage.state).folder is None:
+        pytest.skip("a database has the journal or nothing")
+    stage.start()
+    stage.catch_up()
+    (stage.state / JOURNAL).unlink()
+    stage.adapter(state=stage.state).add(SAID, user_id=stage.user, infer=False)
+    assert [SAID] == in_mem0(stage)
+
+
 @pytest.mark.parametrize("named", [{"routing": "https://127.0.0.1:9/routing.json"}, {"routing": "gone/routing.json"}])
 def test_a_routing_that_was_named_and_never_read_refuses_writes(stage: Stage, named: dict[str, Any]) -> None:
     with pytest.raises(RoutingUnreadable):

@@ -39,7 +39,7 @@ from spectron_migrate.state.routing import (
     read_routing,
     write_routing,
 )
-from spectron_migrate.state.routing_reader import TRUSTED_S, RoutingReader
+from spectron_migrate.state.routing_reader import TRUSTED_S, RoutingReader, RoutingUnreadable
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -355,6 +355,25 @@ def test_an_address_is_fetched_with_its_etag_and_outages_leave_the_last_good_one
     reader.fetch()
     assert 5 == reader._last.routing.epoch
     assert reader.problem is not None
+
+
+def test_an_address_that_is_older_than_the_ledger_in_the_state_refuses_writes(tmp_path: Path) -> None:
+    """Where the journal is not there either; as long as the ledger knows no more, nothing is refused."""
+    noted: list[str] = []
+
+    def lost_journal(knows_of_one: bool) -> str | None:
+        return noted[0] if noted and knows_of_one else None
+
+    answers: dict[str, Any] = {"body": body(HALF)}
+    with served(answers) as address:
+        reader = RoutingReader(address, state=tmp_path, lost_journal=lost_journal)
+        reader.fetch()
+        assert "shift" == reader.for_write().phase
+        noted.append("the ledger says that a cutover was completed")
+        reader.look()
+        with pytest.raises(RoutingUnreadable, match="a cutover was completed"):
+            reader.for_write()
+        reader.close()
 
 
 def test_a_read_never_waits_for_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
