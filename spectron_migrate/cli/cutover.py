@@ -13,11 +13,11 @@ import typer
 
 from spectron_migrate.cli import completion
 from spectron_migrate.cli.gates_screen import draw_gates, value_text
-from spectron_migrate.cli.opening import catch_up_settings, mem0_section, open_api
+from spectron_migrate.cli.opening import catch_up_settings, migration_of, open_api
 from spectron_migrate.cli.options import GlobalOptions, SectionedCommand, read_filters, with_global_options
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_async, run_command
 from spectron_migrate.cli.tables import facts, plain
-from spectron_migrate.errors import ExitCode, InputError, KeyRefused, Unreachable, WrongLedger
+from spectron_migrate.errors import ExitCode, InputError, KeyRefused, Unreachable
 from spectron_migrate.records import Reporter, counted, format_time
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def start(options: GlobalOptions, reason: ReasonOption = "") -> int:
     def step(inputs: StepInputs) -> StepResult:
         from spectron_migrate.cutover import ungated_steps
 
-        migration = _migration_id(inputs.settings, inputs.state)
         inputs.learn_completion()
+        migration = migration_of(inputs.settings, inputs.state)
         catch_up = inputs.settings.cutover.catch_up
         return ungated_steps.start(inputs.state, migration, catch_up, why=reason, **inputs.signature)
 
@@ -68,7 +68,7 @@ def start(options: GlobalOptions, reason: ReasonOption = "") -> int:
 @app.command("check", cls=SectionedCommand, short_help="Show every gate, and what to do about it.")
 @with_global_options
 def check(options: GlobalOptions) -> int:
-    """Show every gate, and what to do about those that do not pass: exit code 0, 4, 5 or 11.
+    """Show every gate, and what to do about those that do not pass: exit code 0, 4 to 7 or 11.
 
     Example: spectron-migrate cutover check --json
     """
@@ -271,7 +271,7 @@ class StepInputs:
             max_age_s=self.settings.cutover.max_age_s,
             soak_s=self.settings.cutover.soak_s,
             reporter=self.invocation.reporter,
-            migration=lambda: _migration_id(self.settings, self.invocation.state),
+            migration=lambda: migration_of(self.settings, self.invocation.state),
         )
 
     def learn_completion(self) -> None:
@@ -342,6 +342,8 @@ def _next(inputs: StepInputs, result: StepResult) -> str | None:
     if state.phase == "complete" and not Ledger.exists(inputs.state):
         return "spectron-migrate export"
     following_step = next_command(state, following=following, ready=result.ready, late=result.late_writes)
+    if result.exit_code in _AFTER_NO_ANSWER:
+        return _AFTER_NO_ANSWER[result.exit_code]
     if not result.moved or not result.ready or following_step is None:
         return following_step
     later = inputs.invocation.complete(following_step)
@@ -349,35 +351,7 @@ def _next(inputs: StepInputs, result: StepResult) -> str | None:
     return "spectron-migrate cutover check"
 
 
-def _migration_id(settings: Settings, state: StateStore) -> str:
-    """The migration's id: that of its ledger, or the one that the first replay will give it.
-
-    Raises WrongLedger where the ledger belongs to another migration, InputError where the settings name no Mem0 or
-    no context.
-    """
-    from spectron_migrate.ledger import Ledger, migration_id
-    from spectron_migrate.ledger.cutover_note import refuse_lost_journal
-    from spectron_migrate.mem0.open import source_info
-    from spectron_migrate.state.journal import read_journal
-
-    if settings.mem0 is None or settings.spectron.context is None:
-        raise InputError(
-            "a cutover needs to know its Mem0 and its context",
-            hint="set SPECTRON_CONTEXT, and the section `mem0` of spectron-migrate.yaml",
-        )
-    expected = migration_id(settings.spectron.context, source_info(mem0_section(settings.mem0)).identity)
-    if not Ledger.exists(state):
-        return expected
-    with Ledger.open_for_reading(state) as ledger:
-        refuse_lost_journal(ledger, ever_began=read_journal(state).state.ever_began, after="complete")
-        found = ledger.migration()
-    if found is not None and found.id != expected:
-        raise WrongLedger(
-            f"the ledger in {state} belongs to context {found.context}, source {found.source}, which the"
-            " settings do not name",
-            hint="is --state right? each migration has its own",
-        )
-    return expected
+_AFTER_NO_ANSWER = {ExitCode.KEY: "spectron-migrate doctor", ExitCode.UNREACHABLE: "spectron-migrate cutover check"}
 
 
 def draw(result: StepResult, *, is_check: bool = False) -> Iterator[RenderableType]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectron_migrate.errors import InputError
+from spectron_migrate.errors import InputError, WrongLedger
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -74,13 +74,46 @@ def mem0_section(mem0: Mem0Settings) -> dict[str, Any]:
             return {kind: {"base_url": mem0.require_base_url(), "api_key": mem0.require_key().reveal()}}
 
 
+def migration_of(settings: Settings, state: StateStore) -> str:
+    """The id of the migration of a cutover: that of its ledger, or the one that the first replay will give it.
+
+    Raises WrongLedger where the ledger belongs to another migration, InputError where the settings name no Mem0, one
+    that cannot be followed, or no context.
+    """
+    from spectron_migrate.ledger import Ledger, migration_id
+    from spectron_migrate.ledger.cutover_note import refuse_lost_journal
+    from spectron_migrate.mem0.open import require_followable, source_info
+    from spectron_migrate.state.journal import read_journal
+
+    if settings.mem0 is None or settings.spectron.context is None:
+        raise InputError(
+            "a cutover needs to know its Mem0 and its context",
+            hint="set SPECTRON_CONTEXT, and the section `mem0` of spectron-migrate.yaml",
+        )
+    section = mem0_section(settings.mem0)
+    require_followable(section)
+    expected = migration_id(settings.spectron.context, source_info(section).identity)
+    if not Ledger.exists(state):
+        return expected
+    with Ledger.open_for_reading(state) as ledger:
+        refuse_lost_journal(ledger, ever_began=read_journal(state).state.ever_began, after="complete")
+        found = ledger.migration()
+    if found is not None and found.id != expected:
+        raise WrongLedger(
+            f"the ledger in {state} belongs to context {found.context}, source {found.source}, which the"
+            " settings do not name",
+            hint="is --state right? each migration has its own",
+        )
+    return expected
+
+
 def catch_up_settings(settings: Settings, state: StateStore, options: ReplayOptions | None = None) -> CatchUpSettings:
     """What a round of catching up reads and writes, and how fast.
 
     Raises InputError where the settings do not say which Mem0 is followed, KeyRefused without a key.
     """
     from spectron_migrate.mapping import load_mapping
-    from spectron_migrate.mem0.open import open_reader
+    from spectron_migrate.mem0.open import open_reader, require_followable
     from spectron_migrate.mem0.state_mark import state_mark
     from spectron_migrate.migration.rounds import CatchUpSettings
 
@@ -90,9 +123,8 @@ def catch_up_settings(settings: Settings, state: StateStore, options: ReplayOpti
             "no Mem0 is named that could be followed",
             hint="name it in the section `mem0` of spectron-migrate.yaml",
         )
-    if settings.mem0.kind == "files":
-        raise InputError("raw files do not change: there is nothing to follow", hint="name the Mem0 they come from")
     section = mem0_section(settings.mem0)
+    require_followable(section)
 
     def open_source(now: datetime) -> Reader:
         return open_reader(section, now=now)

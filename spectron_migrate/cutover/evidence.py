@@ -10,6 +10,7 @@ from pathlib import Path
 from spectron_migrate.dump import Manifest, read_manifest
 from spectron_migrate.errors import InputError, KeyRefused, MigrateError
 from spectron_migrate.ledger import Ledger, markers
+from spectron_migrate.ledger.cutover_note import CutoverNote, cutover_note
 from spectron_migrate.ledger.read import cutover as ledger_reads
 from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.migration.reconcile import Reconciled, read_last_result
@@ -63,6 +64,8 @@ class LedgerEvidence:
     moved: Mapping[str, str] = field(default_factory=dict)
     without_marker: Mapping[str, str] = field(default_factory=dict)
     """The scopes below which the key may not create a run's marker, or list scopes; and what Spectron says."""
+    cutover: CutoverNote | None = None
+    """What the ledger notes of a cutover."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,8 @@ class Evidence:
     max_age_s: float
     mapping: str
     """Digest of the mapping that the settings name."""
+    unasked: str | None = None
+    """Why Spectron was not asked whether a cutover was completed with another state; None if it was."""
     dump: Manifest | None = None
     ledger: LedgerEvidence | None = None
     """None before anything was planned."""
@@ -111,6 +116,7 @@ async def gather(
     dump: Path,
     *,
     api: SpectronApi | None,
+    unasked: str | None = None,
     mapping: str,
     max_lag_s: float,
     max_age_s: float,
@@ -141,6 +147,7 @@ async def gather(
         max_lag_s=max_lag_s,
         max_age_s=max_age_s,
         mapping=mapping,
+        unasked=unasked,
         dump=read_manifest(dump),
         ledger=facts,
         undrained=why_undrained(store) if state.catch_up == "outbox" else None,
@@ -167,6 +174,7 @@ def _ledger_evidence(ledger: Ledger) -> LedgerEvidence | None:
         will_not_expire=ledger_reads.will_not_expire(ledger),
         moved=ledger_reads.moved_memories(ledger),
         without_marker={each or "all": why for each, why in markers.lacking(ledger).items()},
+        cutover=cutover_note(ledger),
     )
 
 

@@ -23,7 +23,7 @@ from spectron_migrate.cutover.next_step import GatedStep, next_gated_step
 from spectron_migrate.cutover.phases import Command, StepResult, describe_reads, require_legal
 from spectron_migrate.cutover.privacy import write_privacy_report
 from spectron_migrate.delivery.marker import RunMarker
-from spectron_migrate.errors import ExitCode, InputError, KeyRefused, NotConfirmed, NotLegal, Unreachable
+from spectron_migrate.errors import ExitCode, InputError, KeyRefused, NotConfirmed, NotLegal, ScopeRefused, Unreachable
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.cutover_note import note_cutover
 from spectron_migrate.migration.completion_marker import MarkedMigration, learn_completion, mark_completion
@@ -42,6 +42,7 @@ ROUND_PATIENCE_S = 120.0
 """How long a step waits for a round of another process."""
 ROUTING_SEEN_S = 2.0
 """After this time, applications on this host have read a changed `routing.json`: they look twice a second."""
+NO_SPECTRON = "the settings name no Spectron, or no key"
 PROCESSES_PATIENCE_S = 30.0
 """How long `complete` waits for processes that use the adapter to report that they have seen it."""
 
@@ -81,11 +82,15 @@ class Cutover:
     async def check(self, api: SpectronApi | None) -> StepResult:
         """Evaluate every gate.
 
-        Changes nothing, except that a `routing.json` which a crash left behind the journal is brought up to date.
+        Changes nothing, except that a `routing.json` which a crash left behind the journal is brought up to date, and
+        that a state learns of a completion (`learn_completion`).
         """
-        publish_routing(self._store, now=self._stamp())
-        with suppress(Unreachable, KeyRefused):  # the gate `key` says so
+        problem: Unreachable | KeyRefused | None = None
+        try:
             await self.learn_completion(api)
+        except (Unreachable, KeyRefused) as error:
+            problem = error
+        publish_routing(self._store, now=self._stamp())
         state = read_journal(self._store).state
         if state.phase == "complete":
             privacy = write_privacy_report(self._store, now=self._stamp())
@@ -93,9 +98,13 @@ class Cutover:
                 return await self._check_late_writes(api, StepResult(state, privacy=privacy))
             note = "Spectron is the only store, but late writes to Mem0 are not carried over yet: run complete again"
             return StepResult(state, privacy=privacy, exit_code=ExitCode.NO_GO, note=note)
-        gates = await self._evaluate_gates(api)
+        unasked = problem.message if problem is not None else None if api is not None else NO_SPECTRON
+        gates = await self._evaluate_gates(api, unasked)
         privacy = write_privacy_report(self._store, now=self._stamp()) if state.ever_began else None
         needed = gates_before(gates, next_gated_step(state))
+        if problem is not None and state.phase == "mem0":
+            note = f"nobody knows whether this migration is complete already: {problem.message}"
+            return StepResult(state, gates, privacy=privacy, ready=False, exit_code=problem.exit_code, note=note)
         code = exit_code_of(needed)
         return StepResult(state, gates, privacy=privacy, ready=code == ExitCode.DONE, exit_code=code)
 
@@ -160,7 +169,7 @@ class Cutover:
             return back
         state = self._require_legal("shift")
         async with round_lock(self._store, sleep=self._sleep, patience_s=ROUND_PATIENCE_S), api() as wire:
-            if await self.learn_completion(wire):
+            if await self._has_learned_completion(wire):
                 self._require_legal("shift")
             reconciled = await self._reconcile(wire)
             gates = await self._evaluate_gates(wire)
@@ -204,7 +213,7 @@ class Cutover:
             )
         async with round_lock(self._store, sleep=self._sleep, patience_s=ROUND_PATIENCE_S), api() as wire:
             gates: tuple[GateResult, ...] = ()
-            if await self.learn_completion(wire):
+            if await self._has_learned_completion(wire):
                 return StepResult(read_journal(self._store).state, note="the cutover was completed with another state")
             if state.phase != "complete":
                 gates = await self._evaluate_gates(wire)
@@ -245,8 +254,8 @@ class Cutover:
     async def learn_completion(self, api: SpectronApi | None) -> bool:
         """Ask Spectron whether the cutover is complete, if the state does not know: then its journal says so too.
 
-        True if the state learned it. Raises what the wire raises. Nothing is asked without a wire, or if the migration
-        is not known.
+        True if the state learned it. Raises what the wire raises, ScopeRefused where the key may not list scopes.
+        Nothing is asked without a wire, or if the migration is not known.
         """
         store = store_at(self._store)
         if api is None or read_journal(store).state.phase == "complete":
@@ -259,6 +268,13 @@ class Cutover:
             return False
         mapping, reporter = self._settings.mapping, self._reporter
         return await learn_completion(store, migration, api, mapping, now=self._stamp(), reporter=reporter) is not None
+
+    async def _has_learned_completion(self, wire: SpectronApi) -> bool:
+        """As `learn_completion`, for a step that goes on where the key may not list scopes."""
+        try:
+            return await self.learn_completion(wire)
+        except ScopeRefused:
+            return False
 
     async def _mark_completion(self, wire: SpectronApi) -> None:
         """Tell states that do not know it that the cutover is complete."""
@@ -310,11 +326,12 @@ class Cutover:
                 sleep=self._sleep,
             )
 
-    async def _evaluate_gates(self, api: SpectronApi | None) -> tuple[GateResult, ...]:
+    async def _evaluate_gates(self, api: SpectronApi | None, unasked: str | None = None) -> tuple[GateResult, ...]:
         evidence = await gather(
             self._store,
             self._settings.dump,
             api=api,
+            unasked=unasked,
             mapping=self._settings.mapping.digest,
             max_lag_s=self._settings.max_lag_s,
             max_age_s=self._max_age_s,

@@ -42,6 +42,7 @@ from spectron_migrate.cutover.gate_result import (
 )
 from spectron_migrate.cutover.next_step import GATED_STEPS, GatedStep
 from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.ledger.cutover_note import describe_lost_journal
 from spectron_migrate.records import Json, counted, name_first
 from spectron_migrate.state.cutover_state import acceptance_mark
 from spectron_migrate.state.processes import GATE_DAYS
@@ -110,7 +111,7 @@ def _base(evidence: Evidence) -> GateResult:
     fence, dump = evidence.state.fence, evidence.dump
     began = dump.began if dump else None
     if fence is None:
-        return not_yet(began, fence, "no cutover has begun: spectron-migrate cutover start")
+        return _not_begun(evidence)
     if dump is None:
         return not_yet(began, fence, "there is no dump yet: spectron-migrate replay --follow")
     is_unproven = dump.completeness is None and not dump.filters
@@ -123,6 +124,18 @@ def _base(evidence: Evidence) -> GateResult:
         hint = "nothing shows that Mem0 was read completely: spectron-migrate cutover accept base --reason TEXT"
         return GateResult(began, fence, "inconclusive", hint, about=f"not provable: {dump.source.identity}")
     return passed(began, fence)
+
+
+def _not_begun(evidence: Evidence) -> GateResult:
+    """The state knows of no cutover: none has begun, or it does not know."""
+    began = evidence.dump.began if evidence.dump else None
+    noted = evidence.ledger.cutover if evidence.ledger else None
+    if noted is not None and not evidence.state.ever_began:
+        return failed(began, None, f"{describe_lost_journal(noted)}: restore it from the backup that the ledger is of")
+    if evidence.unasked is not None:
+        hint = "this state knows of no cutover, and Spectron was not asked whether one was completed"
+        return not_yet(began, None, f"{hint} ({evidence.unasked}): spectron-migrate cutover check asks again")
+    return not_yet(began, None, "no cutover has begun: spectron-migrate cutover start")
 
 
 def _delivered(evidence: Evidence) -> GateResult:

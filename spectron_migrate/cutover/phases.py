@@ -12,11 +12,13 @@ Reads go to Mem0 in `mem0` and `started`, and are split between both systems in 
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from spectron_migrate.errors import ExitCode, NotLegal
+from spectron_migrate.errors import ExitCode, MigrateError, NotLegal
 from spectron_migrate.records import Json, Reporter, counted
 from spectron_migrate.state.cutover_state import CutoverState
 from spectron_migrate.state.journal import STEPS_BACK, JournalTruncated, publish_routing, read_journal
@@ -93,7 +95,8 @@ def require_legal(store: Path | StateStore, command: Command, *, now: str, repor
     """The current state, if `command` is legal in it. Also brings a stale `routing.json` up to the journal.
 
     Raises NotLegal, naming the legal commands, and JournalTruncated if lines of the journal are missing. Revert and
-    abort are then checked against what is left of the journal, and abort is legal in any phase.
+    abort are then checked against what is left of the journal, and abort is legal in any phase; but not if the ledger
+    notes that a cutover was completed.
     """
     is_truncated = False
     try:
@@ -102,6 +105,7 @@ def require_legal(store: Path | StateStore, command: Command, *, now: str, repor
         if command not in STEPS_BACK:
             raise
         is_truncated = True
+        _refuse_after_complete(store)
     state = read_journal(store).state
     if state.altered is not None:
         reporter.warn(
@@ -119,8 +123,25 @@ def require_legal(store: Path | StateStore, command: Command, *, now: str, repor
     raise NotLegal(f"`cutover {command}` is not legal {_WHEN[state.phase]}", hint=hint)
 
 
+def _refuse_after_complete(store: Path | StateStore) -> None:
+    """Raises NotLegal if the ledger notes a completed cutover: applications would write to Mem0 alone again."""
+    from spectron_migrate.ledger import Ledger
+    from spectron_migrate.ledger.cutover_note import cutover_note, describe_lost_journal
+
+    noted = None
+    with suppress(MigrateError, OSError, sqlite3.Error):  # a broken ledger prevents no step back
+        if Ledger.exists(store):
+            with Ledger.open_for_reading(store) as ledger:
+                noted = cutover_note(ledger)
+    if noted == "complete":
+        raise NotLegal(
+            f"{describe_lost_journal(noted)}: nothing was changed",
+            hint="spectron-migrate cutover check asks Spectron, and writes into the journal that it is complete",
+        )
+
+
 _WHEN: dict[Phase, str] = {
-    "mem0": "now: no cutover has begun",
+    "mem0": "now: no cutover has begun here",
     "started": "now: everything is still read from Mem0",
     "shift": "while reads are being shifted",
     "closing": "while the cutover is closing",

@@ -26,9 +26,11 @@ __all__ = [
     "open_oss",
     "open_reader",
     "read_mem0_config",
+    "require_followable",
     "source_info",
 ]
 
+_COPY = "without it, what was exported can be copied: spectron-migrate export, then spectron-migrate replay"
 _KINDS = ("oss", "platform", "server", "files")
 
 
@@ -69,6 +71,23 @@ def source_info(mem0: Mapping[str, Any]) -> SourceInfo:
 
         return server_info(mem0[kind])
     return SourceInfo(kind="files", place="files", provider="files")
+
+
+def require_followable(mem0: Mapping[str, Any]) -> None:
+    """Raises InputError for a source that cannot be read again and again, as following and a cutover do."""
+    from spectron_migrate.mem0.stores.unsupported import REASONS
+
+    kind = _kind_of(mem0)
+    if kind == "files":
+        raise InputError(
+            "raw files do not change: there is nothing to follow, and so no cutover",
+            hint=f"name the Mem0 they come from in the section `mem0`; {_COPY}",
+        )
+    if kind == "oss" and (provider := vector_store(config_of(mem0[kind])).provider) in REASONS:
+        raise InputError(
+            f"a store of {provider} cannot be followed, so there is no cutover from it: {REASONS[provider]}",
+            hint=f"{_COPY} (docs/sources.md)",
+        )
 
 
 def open_oss(config: Mapping[str, Any], *, now: datetime, sleep: Sleep | None = None) -> Reader:

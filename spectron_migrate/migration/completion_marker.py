@@ -57,11 +57,12 @@ async def learn_completion(
 ) -> str | None:
     """If Spectron has the marker and the journal does not know of it, record it there; returns the marker's scope.
 
-    Raises Unreachable and KeyRefused. A key that may not list scopes finds nothing.
+    Raises Unreachable and KeyRefused, ScopeRefused for a key that may not list scopes.
     """
     if read_journal(store).state.phase == "complete":
         return None
-    return _record_completion(store, migration, mapping, await listed_paths(api), now=now, reporter=reporter)
+    listed = [node.path for node in await api.scopes()]
+    return _record_completion(store, migration, mapping, listed, now=now, reporter=reporter)
 
 
 async def scopes_to_look_in(store: StateStore, api: SpectronApi, marker: RunMarker) -> list[str] | None:

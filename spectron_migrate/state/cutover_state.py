@@ -48,7 +48,7 @@ class Step:
     rules_digest: str = ""
     """`complete`: the digest of the mapping without the rows of its lookup tables."""
     epoch: int | None = None
-    """`revert`, `abort` on a journal with missing lines: the epoch of this step, above that of `routing.json`."""
+    """On a journal with missing lines: the epoch of this step, above that of `routing.json`."""
 
     def to_json(self) -> dict[str, Json]:
         """As a line of the journal holds it, without empty fields."""

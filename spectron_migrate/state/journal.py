@@ -72,7 +72,7 @@ def record_step(state: Path | StateStore, step: Step, *, decided_in: CutoverStat
 
     `decided_in`: the state that the step was decided in. Raises StepConflict if another step was taken since, and
     JournalTruncated if `routing.json` shows that lines of the journal are missing. Only `revert` and `abort` are
-    accepted then, and not even those after `complete`.
+    accepted then, and not even those after `complete`; and a `complete` that Spectron showed.
     """
     store = store_at(state)
     with store.lock(LOCK_FILE):
@@ -82,7 +82,8 @@ def record_step(state: Path | StateStore, step: Step, *, decided_in: CutoverStat
             raise _conflict()
         ahead = _routing_ahead(store, before)
         if ahead is not None:
-            if step.step not in STEPS_BACK or ahead.phase == "complete":
+            is_learned = step.step == "complete" and bool(step.migration)
+            if not is_learned and (step.step not in STEPS_BACK or ahead.phase == "complete"):
                 raise _truncated(store)
             step = replace(step, epoch=ahead.epoch + 1)
         prev = _digest(lines[-1]) if lines else ""
@@ -146,7 +147,8 @@ def _conflict() -> StepConflict:
 def _truncated(store: StateStore) -> JournalTruncated:
     return JournalTruncated(
         f"{store.describe(FILE)} is older than {ROUTING_FILE} beside it: its last lines are missing",
-        hint="restore the file; until then `cutover revert` sends reads back to Mem0",
+        hint="restore the file; spectron-migrate cutover check asks Spectron whether the cutover is complete; until"
+        " then `cutover revert` sends reads back to Mem0",
     )
 
 

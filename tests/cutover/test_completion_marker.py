@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,10 +15,14 @@ from spectron_migrate.errors import ExitCode, NotLegal, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.mapping.segments import MARKER
 from spectron_migrate.migration.replay_options import ReplayOptions
+from spectron_migrate.state.journal import FILE as JOURNAL
 from spectron_migrate.state.journal import read_journal
+from spectron_migrate.state.routing import FILE as ROUTING
 from spectron_migrate.state.routing_reader import RoutingReader
 from spectron_migrate.state.store import store_at
-from tests.cutover.support import Operator
+from tests.cli.support import environment_for
+from tests.cutover.support import Operator, gate
+from tests.support.command import command
 from tests.support.copies import copy_state, lose_state
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.spectron import replay
@@ -139,6 +144,75 @@ def test_a_check_tells_an_empty_state_before_anything_else_works_there(completed
     checked = completed.check(migration=lambda: completed.migration)
     assert "complete" == checked.state.phase
     assert "complete" == phase_for_writes(completed.scene.state)
+
+
+def lose_journal(state: Path, *, routing: bytes | None = None) -> None:
+    """The ledger is there, and the journal is not; nor is the routing, unless there is an older one."""
+    store = store_at(state)
+    store.write_lines(JOURNAL, [])
+    store.remove(ROUTING)
+    if routing is not None:
+        store.write(ROUTING, routing)
+
+
+def routing_of_before(operator: Operator) -> bytes:
+    """As a backup of before `complete` holds it."""
+    written = store_at(operator.scene.state).read(ROUTING)
+    assert written is not None
+    return json.dumps({**json.loads(written), "phase": "shift", "epoch": 2}).encode()
+
+
+@pytest.mark.both_engines
+@pytest.mark.parametrize("take", ["check", "accept", "follow", "replay_dump", "adopt"])
+def test_an_older_routing_without_its_journal_does_not_keep_a_state_from_learning_it(
+    completed: Operator, take: str
+) -> None:
+    lose_journal(completed.scene.state, routing=routing_of_before(completed))
+    with suppress(NotLegal, WrongLedger):
+        globals()[take](completed)
+    assert "complete" == completed.state.phase
+    assert "complete" == phase_for_writes(completed.scene.state)
+
+
+@pytest.mark.both_engines
+@pytest.mark.parametrize("back", [Operator.revert, Operator.abort])
+def test_no_step_back_is_taken_where_the_ledger_says_that_the_cutover_was_completed(
+    completed: Operator, back: Callable[[Operator], object]
+) -> None:
+    """It would be the first line of a new journal, and applications would write to Mem0 alone."""
+    lose_journal(completed.scene.state, routing=routing_of_before(completed))
+    with pytest.raises(NotLegal, match="a cutover was completed, and its journal"):
+        back(completed)
+    assert 0 == completed.state.epoch
+
+
+def test_start_learns_it_as_a_check_does(completed: Operator) -> None:
+    scene = completed.scene
+    lose_journal(scene.state)
+    settings = {"version": 1, "mem0": {"oss": {"config": "mem0.json"}}}
+    (scene.folder / "mem0.json").write_text(json.dumps(scene.store.config))
+    (scene.folder / "spectron-migrate.yaml").write_text(json.dumps(settings))
+    ended = command(
+        scene.folder, "cutover", "start", "--state", str(scene.state), environment=environment_for(scene.server)
+    )
+    assert ExitCode.NOT_LEGAL == ended.returncode, ended
+    assert "cutover is complete and cannot be undone" in ended.stderr
+    assert "complete" == completed.state.phase
+
+
+@pytest.mark.parametrize("fault", ["cut_before", refusing(403, "no scopes:read")], ids=["cut", "403"])
+def test_a_check_that_cannot_ask_does_not_say_that_no_cutover_has_begun(completed: Operator, fault: Fault) -> None:
+    lose_state(completed.scene.state)
+    is_listing = lambda seen: seen.method == "GET" and seen.path.endswith("/scopes")  # noqa: E731
+    with misbehaving(completed.scene.server.base_url, lambda seen: fault if is_listing(seen) else "none") as proxy:
+        completed.scene.endpoint = proxy.base_url
+        checked = completed.check(migration=lambda: completed.migration)
+    expected = ExitCode.UNREACHABLE if fault == "cut_before" else ExitCode.KEY
+    assert expected == checked.exit_code
+    assert "nobody knows whether this migration is complete already: " in checked.note
+    assert (proxy.base_url if fault == "cut_before" else "the list of scopes: 403") in checked.note
+    assert "no cutover has begun" not in gate(checked, "base").hint
+    assert not checked.ready
 
 
 def shift(operator: Operator) -> object:

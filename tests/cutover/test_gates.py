@@ -44,6 +44,12 @@ def test_with_everything_in_order_every_gate_passes() -> None:
 
 FAILING: list[tuple[str, str, Evidence]] = [
     ("base", "no cutover has begun", replace(GOOD, state=CutoverState())),
+    (
+        "base",
+        "was not asked whether one was completed (no answer)",
+        replace(GOOD, state=CutoverState(), unasked="no answer"),
+    ),
+    ("base", "its journal, cutover.jsonl, is missing", replace(with_ledger(cutover="began"), state=CutoverState())),
     ("base", "no dump yet", replace(GOOD, dump=None)),
     ("base", "before the cutover began", replace(GOOD, dump=replace(DUMP, began=at(0)))),
     ("base", "before the cutover began", replace(GOOD, dump=replace(DUMP, began=FENCE))),
