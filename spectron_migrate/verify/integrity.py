@@ -7,8 +7,8 @@ the ledger as it is then, and only findings that occur both times count: a live 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from spectron_migrate.ledger.read import receipts
 from spectron_migrate.ledger.read.receipts import OurSession
@@ -18,6 +18,7 @@ from spectron_migrate.rising import longest_rising
 from spectron_migrate.spectron.api import SpectronApi, UnknownSession
 from spectron_migrate.spectron.rows import Turn
 from spectron_migrate.verify.findings import Finding
+from spectron_migrate.verify.given_times import GivenTimes, older_over_newer, times_of
 from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace
 
@@ -35,6 +36,10 @@ class SessionListing:
     turns: Sequence[Turn]
     claimed: frozenset[str]
     """Turn ids with a receipt, including those of memories that the options leave out."""
+    shows_roles: bool = False
+    """Whether the server shows the role of every turn, as the API says since 0.2.1."""
+    times: Mapping[int, GivenTimes] = field(default_factory=dict)
+    """When the texts of facts came to be by Mem0's own times, by the facts' numbers; only of a `full` session."""
 
 
 async def check_sessions(work: Workspace, api: SpectronApi, *, in_flight: int, reporter: Reporter) -> None:
@@ -81,7 +86,7 @@ def is_masked(found: str, written: str) -> bool:
 def _absent_or_altered(listing: SessionListing, by_id: dict[str, Turn]) -> list[Finding]:
     findings: list[Finding] = []
     where = f"session {listing.session.server_id}"
-    shows_roles = any(turn.role for turn in listing.turns)
+    shows_roles = listing.shows_roles or any(turn.role for turn in listing.turns)
     for fact in listing.facts:
         turn = by_id.get(fact.turn_id or "")
         version = "" if fact.newest else f" (its older version {fact.version})"
@@ -122,22 +127,22 @@ def _unclaimed(listing: SessionListing) -> list[Finding]:
 
 
 def _out_of_order(listing: SessionListing, by_id: dict[str, Turn]) -> list[Finding]:
-    """In a `full` session `seq` must rise with the order key; names the fewest memories that break that order."""
+    """In a `full` session `seq` must rise with the order key; names the fewest memories that break that order.
+
+    Where it does, the order is compared with Mem0's own times as well: the order key is the writer's.
+    """
     if listing.session.infer != "full":
         return []
     present = [(fact, by_id[fact.turn_id]) for fact in listing.facts if fact.turn_id in by_id and not fact.late]
     present.sort(key=lambda pair: pair[0].order_key)
     kept = longest_rising([turn.seq for _, turn in present])
-    return [
-        Finding(
-            "order",
-            fact.mem0_id,
-            "its turn is out of order in its session",
-            f"session {listing.session.server_id}, turn {turn.id}",
-        )
+    where = f"session {listing.session.server_id}"
+    found = [
+        Finding("order", fact.mem0_id, "its turn is out of order in its session", f"{where}, turn {turn.id}")
         for index, (fact, turn) in enumerate(present)
         if index not in kept
     ]
+    return found or older_over_newer(present, listing.times, where)
 
 
 async def _list(work: Workspace, api: SpectronApi, session: OurSession) -> SessionListing:
@@ -147,7 +152,10 @@ async def _list(work: Workspace, api: SpectronApi, session: OurSession) -> Sessi
     except UnknownSession:
         turns = []
     claimed = receipts.claimed_turns(work.ledger, session.server_id)
-    return SessionListing(session, work.facts_in(session.server_id), turns, frozenset(claimed))
+    facts = work.facts_in(session.server_id)
+    times = times_of(work.ledger, [fact.no for fact in facts if not fact.late]) if session.infer == "full" else {}
+    shows_roles = await api.generation() != "0.0.0"
+    return SessionListing(session, facts, turns, frozenset(claimed), shows_roles, times)
 
 
 def _doubled_elsewhere(work: Workspace, finding: Finding, scope: int) -> Finding:

@@ -196,6 +196,9 @@ AT_THE_SERVER: dict[str, Callable[[Tables], object]] = {
     "a fact is there that nobody said": lambda t: stray_attribute(t, "Biscuit", "dan", "dan debts: a casino"),
     "a relation is another user's as well, under an id of its own": lambda t: stray_relation(t, "eve"),
     "a turn is nobody's": execute("UPDATE turn SET role = '' WHERE content LIKE ?", f"%{ROOF}%"),
+    "every turn of a session is nobody's": execute(
+        "UPDATE turn SET role = '' WHERE session = (SELECT session FROM turn WHERE content LIKE ?)", f"%{ROOF}%"
+    ),
     "one user's passages are another one's as well": lambda t: [
         t.share(number, "eve", "finn") for number in t.passages("bees on the roof, says eve")
     ],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from spectron_migrate.database.interface import ResultRow
 from spectron_migrate.database.pages import pages
-from spectron_migrate.fast_json import texts_in
+from spectron_migrate.fast_json import loads, texts_in
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import FACTS, IS_CURRENT, STORED, marks
 from spectron_migrate.records import ENTITY_IDS, Infer, Json, Selector, selector_of
@@ -102,6 +102,22 @@ def texts_of(ledger: Ledger, facts: Sequence[int]) -> Iterator[tuple[str, str]]:
         some = facts[start : start + _PAGE]
         rows = ledger.db.execute(f"SELECT mem0_id, text FROM version WHERE id IN ({marks(some)})", tuple(some))
         yield from ((row["mem0_id"], row["text"]) for row in rows.fetchall())
+
+
+def given_records(ledger: Ledger, facts: Sequence[int]) -> Iterator[tuple[int, Json, str]]:
+    """Of those facts that are the newest version of their memory: number, Mem0's record, and when its reading began.
+
+    For raw files, which do not say that, it is when the text was planned.
+    """
+    for start in range(0, len(facts), _PAGE):
+        some = facts[start : start + _PAGE]
+        rows = ledger.db.execute(
+            "SELECT version.id, record, coalesce(began, recorded_at) AS read_at FROM version"
+            " JOIN memory ON memory.mem0_id = version.mem0_id JOIN scan ON scan.no = version.scan"
+            f" WHERE number = newest_version AND version.id IN ({marks(some)})",
+            tuple(some),
+        )
+        yield from ((row["id"], loads(row["record"]), row["read_at"]) for row in rows.fetchall())
 
 
 def facts_made_into(ledger: Ledger, ids: Sequence[str]) -> dict[str, list[int]]:

@@ -1,0 +1,83 @@
+"""The order of the turns of a session by the times that Mem0 gave, as a check that shares no rule with the writer.
+
+The writer sorts by `records.order_key`, and `integrity` compares with that key. Here nothing counts but `created_at`
+and `updated_at` as Mem0 has them: the text came to be no earlier than the first and no later than the second. Two
+memories of which that does not show which is the newer one are not compared, and neither are times with and without a
+zone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read.receipts import given_records
+from spectron_migrate.spectron.rows import Turn
+from spectron_migrate.verify.findings import Finding
+from spectron_migrate.verify.stored_memory import StoredMemory
+
+NAMES = ("created_at", "updated_at")
+
+
+@dataclass(frozen=True, slots=True)
+class GivenTimes:
+    """When the text of a memory came to be: between these two moments."""
+
+    earliest: datetime
+    latest: datetime
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any], read_at: datetime) -> GivenTimes | None:
+        """As a record of the dump has them; None if they do not say it, or are later than the reading itself."""
+        if record.get("text_at_source") not in NAMES:
+            return None
+        given: dict[str, Any] = {name: record.get(name) for name in NAMES} | _as_given(record)
+        try:
+            times = [datetime.fromisoformat(given[name]) for name in NAMES if given[name] is not None]
+            found = cls(min(times), max(times))
+            is_plausible = found.earliest.year > 1970 and _in_utc(found.latest) <= read_at
+        except (ValueError, TypeError, OverflowError):  # no ISO 8601, or one with and one without a zone
+            return None
+        return found if is_plausible else None
+
+
+def times_of(ledger: Ledger, facts: Sequence[int]) -> dict[int, GivenTimes]:
+    """The times of those facts that are the newest version of their memory, as far as Mem0's times show them."""
+    found = {
+        fact: GivenTimes.of_record(record, datetime.fromisoformat(read_at))
+        for fact, record, read_at in given_records(ledger, facts)
+    }
+    return {fact: times for fact, times in found.items() if times is not None}
+
+
+def older_over_newer(
+    turns: Iterable[tuple[StoredMemory, Turn]], times: Mapping[int, GivenTimes], where: str
+) -> list[Finding]:
+    """Memories that came to be before another one of the session, and were written after it, with extraction."""
+    findings: list[Finding] = []
+    newest: dict[bool, tuple[GivenTimes, str]] = {}
+    for fact, turn in sorted(turns, key=lambda pair: pair[1].seq):
+        own = times.get(fact.no)
+        if own is None:
+            continue
+        has_zone = own.latest.tzinfo is not None
+        before = newest.get(has_zone)
+        if before is not None and own.latest < before[0].earliest:
+            reason = f"Mem0 has it of {own.latest}, and it was written after memory {before[1]} of {before[0].earliest}"
+            findings.append(Finding("order", fact.mem0_id, reason, f"{where}, turn {turn.id}"))
+        if before is None or own.earliest > before[0].earliest:
+            newest[has_zone] = (own, fact.mem0_id)
+    return findings
+
+
+def _as_given(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Times that were kept as they were given, because their conversion assumed something."""
+    kept = (record.get("extra") or {}).get("as_given") or {}
+    return {name: kept[name] for name in NAMES if name in kept}
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
