@@ -273,11 +273,14 @@ class Run:
         The first two rows of the recovery table are handled here: if the server did not start (429 or 503 with
         `Retry-After`, no connection), the same bytes go again after a pause, up to a limit. `patience` is given for a
         write that is in doubt already: it is sent only once, and the result is NotYet if the server did not start. Then
-        the listing is read first, because the server may have restarted.
+        the listing is read first, because the server may have restarted. If that shows while a write waits that was
+        throttled (429, 503), it is in doubt too: the server may have stored it all the same, and no longer know its
+        key.
         """
         if not self.is_due(intent.key):
             return Stopping("it is deferred")
         is_resend, patience = patience is not None, patience or Patience(self, intent.key)
+        is_throttled = False
         while True:
             try:
                 result = await self._request(intent)
@@ -298,10 +301,18 @@ class Run:
             elif await patience.wait(asked_s, why=reason):
                 if is_resend:
                     return NotYet(reason)
+                is_throttled |= connected
+                if is_throttled and self._may_be_forgotten(intent):
+                    return Doubt(reason)
                 continue
             if not connected:
                 self.halt("unreachable", reason)  # without a connection no lane can send
             return Stopping(reason)
+
+    def _may_be_forgotten(self, intent: Intent) -> bool:
+        """Whether something has shown since the last send that the server may have lost the keys of its writes."""
+        self.deferred.keys.note_refused_connections(self.api.wire.refused)
+        return not isinstance(intent, KeyQuestion) and self.deferred.keys.may_be_forgotten(intent.key)
 
     async def _request(self, intent: Intent) -> WriteResult | BatchResult | KeyNotHeld:
         """One request in a slot; the limiter learns from its response before the slot is free again."""

@@ -12,12 +12,14 @@ from urllib.request import Request, urlopen
 import pytest
 
 from spectron_migrate.errors import ExitCode
+from spectron_migrate.local import faults
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
+from spectron_migrate.spectron import wire
 from spectron_migrate.state.store import store_at
 from tests.support.oracle import ledger_facts
-from tests.support.proxy import Fault, Seen, misbehaving, refusing
+from tests.support.proxy import CannedAnswer, Fault, Seen, misbehaving, refusing
 from tests.support.replaying import (
     BATCH,
     NONE,
@@ -126,6 +128,34 @@ def test_a_key_that_is_forgotten_leaves_the_extraction_unknown_and_the_memory_in
     again = played.run(options=ReplayOptions(retry_failed=True))
     assert 0 == again.written
     assert [] == [seen for seen in played.seen if seen.writes_fact]
+    assert played.expected == played.stored
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_was_throttled_before_the_server_restarted_is_looked_for_before_it_goes_again(
+    spectron: RunningServer, user: str, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stored the text although it answered 429, and lost its key."""
+    throttled = at_write(4, faults.Fault(key="forgotten", shown=CannedAnswer(429, "slow down", "1")))
+    restarting: list[str] = []
+    connect = wire._Connector.connect
+
+    def choose(seen: Seen) -> Fault:
+        fault = throttled(seen)
+        if fault != "none":
+            restarting.append("now")
+        return fault
+
+    async def refuse_once(self: Any, *given: Any, **named: Any) -> Any:
+        if restarting:
+            restarting.clear()
+            raise wire._NotConnected("connection refused")
+        return await connect(self, *given, **named)
+
+    monkeypatch.setattr(wire._Connector, "connect", refuse_once)
+    played = Played(spectron, user, tmp_path, mode)
+    summary = played.run(choose)
+    assert ExitCode.DONE == summary.exit_code
     assert played.expected == played.stored
 
 
