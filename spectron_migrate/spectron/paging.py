@@ -46,7 +46,7 @@ class Paging:
             if key not in self._seen:
                 self._seen.add(key)
                 new.append(row)
-        page = body.get("page") if isinstance(body, dict) else None
+        page = _page_of(body)
         if isinstance(page, dict) and isinstance(page.get("totalSize"), int):
             self.total = max(self.total or 0, page["totalSize"])
         self.params = self._after_cursor(page, new) if isinstance(page, dict) else self._after_offset(rows, new)
@@ -57,15 +57,15 @@ class Paging:
 
         Where there is more and no cursor, it is asked for by offset.
         """
-        if page.get("hasMore") is True and not page.get("nextCursor"):
+        has_more, cursor = _flag(page.get("hasMore")), _cursor(page.get("nextCursor"))
+        if has_more is True and not cursor:
             if not new:
                 raise NotAListing("without a cursor, and with more rows that it does not show")
             return {"limit": str(PAGE), "offset": str(len(self._seen))}
-        if not page.get("nextCursor") or page.get("hasMore") is False:
+        if not cursor or has_more is False:
             return None
-        cursor = str(page["nextCursor"])
         if cursor in self._cursors:
-            if page.get("hasMore") is True:
+            if has_more is True:
                 raise NotAListing("with the same cursor twice, and with more rows that it does not show")
             return None
         self._cursors.add(cursor)
@@ -87,3 +87,23 @@ class Paging:
             return None
         self._limited = False
         return {}
+
+
+def _page_of(body: Any) -> Any:
+    """The part of a body that says whether there is more; some servers have it beside the rows."""
+    if not isinstance(body, dict) or isinstance(body.get("page"), dict):
+        return body.get("page") if isinstance(body, dict) else None
+    return body if "nextCursor" in body or "hasMore" in body else None
+
+
+def _flag(value: Json) -> bool | None:
+    """True and false, as numbers and as words too; None for anything else."""
+    word = str(value).lower() if isinstance(value, bool | int | str) else ""
+    return True if word in ("true", "1") else (False if word in ("false", "0") else None)
+
+
+def _cursor(value: Json) -> str:
+    """A cursor as it is sent back, empty if there is none; raises NotAListing for one that nobody can send back."""
+    if isinstance(value, dict | list):
+        raise NotAListing("with a cursor that is no text")
+    return str(value) if value or (value == 0 and not isinstance(value, bool)) else ""

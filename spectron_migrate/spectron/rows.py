@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from spectron_migrate.records import Hit, Selector, format_time
+
+_SINCE_1970 = re.compile(r"\d{9,19}(?:\.\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +97,11 @@ def _number(value: object) -> int | None:
 
 
 def _moment(text: str) -> datetime | None:
+    """A time as ISO 8601, or as seconds, milli-, micro- or nanoseconds since 1970."""
     try:
+        if _SINCE_1970.fullmatch(text):
+            return datetime.fromtimestamp(float(text) / 1000 ** ((len(text.partition(".")[0]) - 9) // 3), UTC)
         found = datetime.fromisoformat(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -137,6 +137,9 @@ NUMBERED: dict[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]] = {
     "not at all": lambda turns: [{**turn, "seq": None} for turn in turns],
     "not at all, newest first": lambda turns: [{**turn, "seq": None} for turn in reversed(turns)],
     "one not": lambda turns: [{**turn, "seq": turn["seq"] if at else None} for at, turn in enumerate(turns)],
+    "not at all, newest first, in milliseconds": lambda turns: [
+        {**turn, "seq": None, "createdAt": 1767225600000 + 1000 * at} for at, turn in reversed(list(enumerate(turns)))
+    ],
     "not at all, by id": lambda turns: [{**turn, "seq": None} for turn in sorted(turns, key=lambda turn: turn["id"])],
 }
 

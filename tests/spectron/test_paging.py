@@ -74,6 +74,38 @@ def test_a_cursor_beside_has_more_false_ends_the_listing() -> None:
     assert 1 == requests
 
 
+@pytest.mark.parametrize("has_more", [0, "false", "False"])
+def test_a_false_of_another_type_ends_the_listing_too(has_more: Any) -> None:
+    numbers = iter(range(10_000))
+    paths, requests = list_scopes(
+        lambda _: {"scopes": rows(3), "page": {"hasMore": has_more, "nextCursor": f"c{next(numbers)}"}}
+    )
+    assert 3 == len(paths)
+    assert 1 == requests
+
+
+@pytest.mark.parametrize("has_more", [True, 1, "true", None])
+@pytest.mark.parametrize("first", [0, 7, "7"])
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_cursor_is_followed_whatever_its_type_and_wherever_it_stands(has_more: Any, first: Any, beside: bool) -> None:
+    """A server that gives 100 rows a page, whatever the limit, and knows no offset."""
+
+    def by_cursor(asked: Mapping[str, str]) -> Any:
+        at = int(asked["cursor"]) - int(first) + 1 if "cursor" in asked else 0
+        more = {"hasMore": has_more, "nextCursor": type(first)(int(first) + at)} if at < 2 else {"hasMore": False}
+        listed = {"scopes": rows(250)[at * 100 : at * 100 + 100]}
+        return {**listed, **more} if beside else {**listed, "page": more}
+
+    paths, requests = list_scopes(by_cursor)
+    assert 250 == len(paths)
+    assert 3 == requests
+
+
+def test_a_cursor_that_cannot_be_sent_back_is_no_whole_listing() -> None:
+    with pytest.raises(Unreachable, match="no text"):
+        list_scopes(lambda _: {"scopes": rows(3), "page": {"hasMore": True, "nextCursor": {"after": "user/0002"}}})
+
+
 @pytest.mark.parametrize("page", [{"nextCursor": "same"}, {"nextCursor": "same", "hasMore": None}])
 def test_the_same_cursor_twice_ends_the_listing(page: dict[str, Any]) -> None:
     paths, requests = list_scopes(lambda asked: {"scopes": [] if "cursor" in asked else rows(3), "page": page})
