@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from spectron_migrate.backoff import backoff_s
 from spectron_migrate.delivery.brake import Brake
 from spectron_migrate.delivery.key_memory import KeyMemory
+from spectron_migrate.delivery.side_by_side import retrieve_exception
 
 T = TypeVar("T")
 
@@ -170,11 +171,5 @@ class DeferredWork:
             return False
         self._in_flight[key] = (content, request)
         self.reasons[key] = NO_ANSWER
-        request.add_done_callback(_retrieve_exception)
+        request.add_done_callback(retrieve_exception)
         return True
-
-
-def _retrieve_exception(request: asyncio.Future[Any]) -> None:
-    """Keep asyncio from reporting a failed request that no later run asks for."""
-    if not request.cancelled():
-        request.exception()

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from spectron_migrate.backoff import backoff_s
 from spectron_migrate.delivery.own_work import OwnWork
-from spectron_migrate.delivery.side_by_side import all_of
+from spectron_migrate.delivery.side_by_side import all_of, in_background
 from spectron_migrate.errors import MigrateError, ScopeRefused, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, markers, sessions
 from spectron_migrate.ledger.cutover_note import cutover_note
@@ -29,7 +29,8 @@ NEW_NUMBER_AFTER_S = 12 * 3600.0
 """A process that runs for longer than this takes a new number each time it has passed."""
 TRIES = 6
 BESIDE_PATIENCE_S = 2.0
-"""For how long the scopes that are registered beside the markers are waited for, once these are made."""
+"""For how long the scopes that are registered beside the markers are waited for, once these are made. After that each
+is left to its lane, which takes the answer when it comes."""
 COMPLETE = "complete"
 """In place of a number: the cutover of the migration is complete."""
 _MARKER = re.compile(re.escape(MARKER) + rf"([0-9a-f]+)(?:\.([0-9]+\.[0-9]+))?-([0-9]+|{COMPLETE})")
@@ -90,7 +91,8 @@ class RunMarker:
     ) -> list[str]:
         """Take the ledger's next number and register its markers; returns why the missing ones could not be made.
 
-        `beside`: scopes to register meanwhile, because the run begins with them; if that fails, their lanes try again.
+        `beside`: scopes to register meanwhile, because the run begins with them. If that fails, their lanes try again;
+        if it takes long, their lanes go on waiting.
         Raises Unreachable and KeyRefused. The number is durable before the first request.
         """
         prefixes = prefixes_of(mapping, targets)
@@ -104,14 +106,16 @@ class RunMarker:
             sessions.intend_scopes(ledger, [*above, *beside], now)
         for path in first:
             await self._mark(ledger, api, path, now)
-        registering = asyncio.ensure_future(all_of(self._register_once(ledger, api, path) for path in beside))
+        own = self.own_work(ledger, now)
+        own.ahead |= {path: in_background(scopes.register(api, path)) for path in beside}
+        registering = asyncio.ensure_future(all_of(_note_registered(ledger, own, path) for path in beside))
         try:
             refused = await all_of(self._mark(ledger, api, path, now) for path in ours)
         finally:
-            # Also where a signal ends this: the ledger must know which nodes are ours. What hangs is left to its lane.
+            # Also where a signal ends this: the ledger must know which nodes are ours.
             with suppress(TimeoutError):
                 await asyncio.wait_for(registering, BESIDE_PATIENCE_S)
-        self.own_work(ledger, now).marked_at = now
+        own.marked_at = now
         return [why for why in refused if why is not None]
 
     async def check_again(self, ledger: Ledger, api: SpectronApi, mapping: ScopeMapping) -> None:
@@ -164,15 +168,6 @@ class RunMarker:
                 sessions.scope_registered(ledger, path, created_by_us=created)
         return why
 
-    async def _register_once(self, ledger: Ledger, api: SpectronApi, path: str) -> None:
-        """Register a scope ahead of its lane, which does so itself where this fails."""
-        try:
-            created = await scopes.register(api, path)
-        except (NotBegun, InDoubt, MigrateError):
-            return
-        with ledger.transaction(durable=False):  # on disk with the first session, which is begun durably
-            sessions.scope_registered(ledger, path, created_by_us=created)
-
     async def _register(self, api: SpectronApi, path: str) -> bool:
         """Register a node; tries again if the outcome is unknown. True if this call created it."""
         for attempt in range(TRIES):
@@ -192,6 +187,19 @@ class RunMarker:
             f"Spectron at {api.endpoint} did not register scope {path}: {reason}",
             hint="nothing was written; is the server up? then run the command again",
         )
+
+
+async def _note_registered(ledger: Ledger, own: OwnWork, path: str) -> None:
+    """Record a scope that is registered ahead of its lane, which does so itself where this fails."""
+    request = own.ahead[path]
+    try:
+        created = await asyncio.shield(request)
+    except (NotBegun, InDoubt, MigrateError):
+        own.ahead.pop(path)
+        return
+    with ledger.transaction(durable=False):  # on disk with the first session, which is begun durably
+        sessions.scope_registered(ledger, path, created_by_us=created)
+    own.ahead.pop(path)
 
 
 def prefixes_of(mapping: ScopeMapping, targets: Iterable[str]) -> list[str]:

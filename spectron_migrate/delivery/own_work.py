@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from spectron_migrate.records import Infer, Selector
@@ -25,3 +26,17 @@ class OwnWork:
     """Sessions that it opened, or listed before it used them."""
     groups: set[SessionGroup] = field(default_factory=set)
     """Groups for which it has searched the scopes, or opened a session."""
+    ahead: dict[str, asyncio.Future[bool]] = field(default_factory=dict)
+    """Scopes that are being registered ahead of their lanes; the result is that of `spectron.scopes.register`."""
+
+    def take_ahead(self, path: str) -> asyncio.Future[bool] | None:
+        """The request that registers the scope already; None if there is none."""
+        request = self.ahead.pop(path, None)
+        return None if request is None or request.cancelled() else request
+
+    def take_registered(self) -> dict[str, bool]:
+        """The scopes that were registered ahead and that no lane has asked for; whether our request created each."""
+        made = {path: each for path, each in self.ahead.items() if each.done() and not each.cancelled()}
+        for path in made:
+            del self.ahead[path]
+        return {path: each.result() for path, each in made.items() if each.exception() is None}

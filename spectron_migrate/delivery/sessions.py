@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 from spectron_migrate.delivery.brake import Stopping
 from spectron_migrate.delivery.deferred import Unanswered
@@ -96,10 +97,14 @@ async def _register(run: Run, path: str) -> None:
 async def _register_patiently(run: Run, path: str) -> bool:
     key = f"scope {path}"
     patience = Patience(run, key)
+
+    def register() -> Awaitable[bool]:
+        return run.own.take_ahead(path) or scopes.register(run.api, path)
+
     while run.is_due(key):
         retry_after_s = None
         try:
-            return await run.call_in_slot(key, Kind.SCOPE, lambda: scopes.register(run.api, path))
+            return await run.call_in_slot(key, Kind.SCOPE, register)
         except NotBegun as problem:
             retry_after_s, reason = problem.retry_after_s, problem.reason
             if patience.is_over():

@@ -22,6 +22,19 @@ def begun(work: Coroutine[Any, Any, T]) -> Iterator[asyncio.Task[T]]:
         task.cancel()
 
 
+def in_background(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Begin something that goes on until its event loop ends, even if nobody asks for its result."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(retrieve_exception)
+    return task
+
+
+def retrieve_exception(request: asyncio.Future[Any]) -> None:
+    """Keep asyncio from reporting a failed request whose result nobody asks for."""
+    if not request.cancelled():
+        request.exception()
+
+
 async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Do all of it; raises the first failure once everything has ended."""
     done: list[T] = []

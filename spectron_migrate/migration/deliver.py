@@ -13,7 +13,7 @@ from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.delivery.own_work import OwnWork
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.delivery.scheduler import deliver_lanes
-from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger import Ledger, sessions
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Reporter, format_time
@@ -102,6 +102,8 @@ async def deliver_plan(run: Run) -> None:
     try:
         await deliver_lanes(run)
     finally:
+        for path, created in run.own.take_registered().items():
+            run.writer.post(sessions.scope_registered, path, created_by_us=created)
         await run.writer.close()
         run.deferred.written_before += run.counters.written
     if run.failure is not None:

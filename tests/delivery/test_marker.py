@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from spectron_migrate.delivery import marker
 from spectron_migrate.delivery.preflight import SCOPES_AHEAD
 from spectron_migrate.dump import open_any
 from spectron_migrate.errors import ExitCode, InputError, Interrupted, Unreachable
@@ -108,6 +109,24 @@ def test_a_scope_that_cannot_be_registered_ahead_is_left_to_its_lane(
     assert ExitCode.DONE == done.exit_code
     assert 6 == done.written
     assert SCOPES_AHEAD == len(failed)
+
+
+def test_a_scope_that_takes_longer_than_its_marker_is_awaited_by_its_lane_and_is_ours(
+    spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marker, "BESIDE_PATIENCE_S", 0.0)
+    dump, slow = six_users(tmp_path, user), f"user/{user}a"
+    with gated(spectron.base_url) as gate:
+
+        def shut(seen: Seen) -> bool:
+            others_go_on = any(each.path.endswith("/sessions") for each in gate.seen)
+            return registers(seen) and slow.encode() in seen.body and not others_go_on
+
+        gate.shut = shut
+        assert 6 == replay(spectron, tmp_path / "state", [dump], endpoint=gate.base_url).written
+
+    assert 1 == registered(gate.seen).count(slow)
+    assert slow in scopes_of(tmp_path / "state", "created_by_us")
 
 
 def test_no_more_scopes_are_registered_ahead_than_memories_may_be_sent(
