@@ -19,8 +19,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from spectron_migrate.records import Hit, counted
@@ -80,38 +81,55 @@ class MemoryIndex:
     """The memories that a query may return, those of its lens, by id and by text."""
 
     def __init__(self, known: Iterable[KnownMemory]) -> None:
-        self.texts: dict[str, str] = {}
+        self._known = list(known)
         self.owners: dict[str, set[str]] = defaultdict(set)
-        self.same_text: dict[str, list[str]] = defaultdict(list)
         self.turns: dict[str, str] = {}
         """Memory -> the turn that its receipt names."""
-        for memory in known:
-            text = plain(memory.text)
-            self.texts[memory.mem0_id] = text
-            self.same_text[text].append(memory.mem0_id)
+        for memory in self._known:
             if memory.turn_id is not None:
                 self.turns[memory.mem0_id] = memory.turn_id
             for row in {memory.turn_id, memory.chunk_id, *memory.ids} - {None}:
                 self.owners[str(row)].add(memory.mem0_id)
 
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """Memory -> its `plain` text; most hits are recognised without one."""
+        return {memory.mem0_id: plain(memory.text) for memory in self._known}
+
+    @cached_property
+    def same_text(self) -> Mapping[str, Sequence[str]]:
+        """Text -> the memories with it."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for mem0_id, text in self.texts.items():
+            found[text].append(mem0_id)
+        return found
+
 
 def judge_hit(hit: Hit, index: MemoryIndex) -> HitMatch:
     """The memory of the index that the hit is; deterministic."""
+    named = judge_by_name(hit, index)
+    return named if named is not None else _nearest(hit, plain(hit.text), index)
+
+
+def judge_by_name(hit: Hit, index: MemoryIndex) -> Matched | Ignored | None:
+    """What `judge_hit` returns, or None if only the likeness of texts decides.
+
+    It depends on no memories but those that have an id of the hit, or its text: the others may lack in the index.
+    """
     of_turn = index.owners.get(hit.turn_id or "")
     if of_turn:
         return _of_owners(hit, sorted(of_turn), index, by="turn")
     owners = index.owners.get(hit.id)
     if owners:
         return _of_owners(hit, sorted(owners), index, by="receipt")
-    text = plain(hit.text)
-    equal = sorted(each for each in index.same_text.get(text, ()) if _may_be(hit, each, index))
+    equal = sorted(each for each in index.same_text.get(plain(hit.text), ()) if _may_be(hit, each, index))
     if equal:
         return Matched(equal[0], "text", also=frozenset(equal[1:]))
     if hit.source in _RENDERED:
         return Ignored(f"{hit.source} that no receipt names")
     if hit.source in _NOT_MEMORIES:
         return Ignored(f"{hit.source}, which is not a memory")
-    return _nearest(hit, text, index)
+    return None
 
 
 def _may_be(hit: Hit, mem0_id: str, index: MemoryIndex) -> bool:
@@ -124,7 +142,7 @@ def plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold()).split())
 
 
-def _of_owners(hit: Hit, owners: list[str], index: MemoryIndex, *, by: Literal["turn", "receipt"]) -> HitMatch:
+def _of_owners(hit: Hit, owners: list[str], index: MemoryIndex, *, by: Literal["turn", "receipt"]) -> Matched | Ignored:
     """A row made by one memory is that memory; one made by several is the one that clearly fits its text best."""
     if len(owners) == 1:
         return Matched(owners[0], by)

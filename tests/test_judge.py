@@ -5,7 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectron_migrate.judge import Ignored, KnownMemory, Matched, MemoryIndex, Unmatched, judge_hit, plain
+from spectron_migrate.judge import (
+    Ignored,
+    KnownMemory,
+    Matched,
+    MemoryIndex,
+    Unmatched,
+    judge_by_name,
+    judge_hit,
+    plain,
+)
 from spectron_migrate.records import Hit
 
 LISBON = KnownMemory(
@@ -126,3 +135,22 @@ def test_every_memory_is_found_by_its_own_text(texts: list[str]) -> None:
 @given(st.text())
 def test_plain_text_is_plain_already(text: str) -> None:
     assert plain(text) == plain(plain(text))
+
+
+_IDS = st.sampled_from(["row:1", "row:2", "row:3"])
+_TEXTS = st.sampled_from(["Likes tea", "likes TEA", "Likes teas", "Lives in Berlin"])
+_KNOWN = st.builds(KnownMemory, st.uuids().map(str), _TEXTS, st.none() | _IDS, st.none() | _IDS, st.frozensets(_IDS))
+_HITS = st.builds(Hit, _IDS, _TEXTS, st.sampled_from(["memory_chunk", "entity", "section"]), turn_id=st.none() | _IDS)
+
+
+@given(st.lists(_KNOWN, max_size=6), _HITS)
+def test_what_names_decide_depends_on_no_memory_that_is_not_named(known: list[KnownMemory], found: Hit) -> None:
+    rows = {found.id, found.turn_id}
+    named = [
+        memory
+        for memory in known
+        if rows & {memory.turn_id or "", memory.chunk_id or "", *memory.ids} or plain(memory.text) == plain(found.text)
+    ]
+    by_name = judge_by_name(found, MemoryIndex(known))
+    assert by_name == judge_by_name(found, MemoryIndex(named))
+    assert by_name in (None, judge_hit(found, MemoryIndex(known)))

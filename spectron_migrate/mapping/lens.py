@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 from spectron_migrate.errors import InputError
@@ -47,6 +48,7 @@ class Lens:
         return tuple(clause for clause in self.selector if not set(clause) <= set(self.shared))
 
 
+@lru_cache(4096)
 def covers(lens: Selector, target: Selector) -> bool:
     """Whether a search with this lens can show a memory that was written to the selector `target`.
 

@@ -14,7 +14,7 @@ from spectron_migrate.spectron.api import MAX_K, SpectronApi
 from spectron_migrate.spectron.rows import Recall
 from spectron_migrate.verify.expiry import Expiry, expiry_of, expiry_of_facts
 from spectron_migrate.verify.near_duplicates import NearDuplicates
-from spectron_migrate.verify.options import SOURCE, Query
+from spectron_migrate.verify.options import Query
 from spectron_migrate.verify.placement import is_among, search_for, wordings
 from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.supersession import EntityHistories, Supersession
@@ -67,6 +67,9 @@ class Difference:
 class SpectronRanks:
     """Ranks (from 1) in Spectron's whole answer, beyond the first k."""
 
+    answer: Recall
+    """With near-duplicates included."""
+
     ranks: Mapping[str, int]
     """Mem0 id -> rank."""
     shared: Mapping[str, int]
@@ -91,7 +94,6 @@ class Explainer:
         self._histories = histories
         self._duplicates = duplicates
         self._now = now
-        self._last_recall: tuple[Query, Recall] | None = None
         self._frequencies: tuple[int, WordFrequencies] | None = None
 
     async def why(self, query: Query, lens: Selector, mem0_id: str, ranked: SpectronRanks) -> Difference:
@@ -109,7 +111,7 @@ class Explainer:
         supersession = await self._histories.superseding(fact)
         if supersession is not None:
             return _superseded(fact, supersession, rank)
-        return await self._expiring(fact, _ranked_lower(fact, ranked) or await self._ask(query, lens, fact))
+        return await self._expiring(fact, _ranked_lower(fact, ranked) or await self._ask(ranked.answer, fact))
 
     async def is_superseded(self, mem0_id: str) -> bool:
         """Whether a newer memory's fact superseded this one's, as it should."""
@@ -136,8 +138,7 @@ class Explainer:
             return Difference(mem0_id, "lost", reason)
         return None
 
-    async def _ask(self, query: Query, lens: Selector, fact: StoredMemory) -> Difference:
-        recall = await self._with_duplicates(query, lens)
+    async def _ask(self, recall: Recall, fact: StoredMemory) -> Difference:
         if recall.tier != "cache" and is_among(self._work, fact, recall.hits):
             duplicates = self._duplicates.of(fact)
             detail = (
@@ -152,13 +153,6 @@ class Explainer:
                     )
                 return Difference(fact.mem0_id, "ranked_lower", f"below rank {MAX_K}")
         return Difference(fact.mem0_id, "lost", "its own words do not find it", texts={"written": fact.text})
-
-    async def _with_duplicates(self, query: Query, lens: Selector) -> Recall:
-        """The answer with near-duplicates included; kept for further differences of the same query."""
-        if self._last_recall is None or self._last_recall[0] is not query:
-            recall = await self._api.query(query.text, lens=lens, k=MAX_K, include_duplicates=True, source=SOURCE)
-            self._last_recall = (query, recall)
-        return self._last_recall[1]
 
     def _frequencies_in(self, scope: int) -> WordFrequencies:
         if self._frequencies is None or self._frequencies[0] != scope:

@@ -10,8 +10,11 @@ where dump and ledger differ, the memory is pending.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import islice
+from typing import TypeVar
 
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import WrongLedger
@@ -26,6 +29,7 @@ from spectron_migrate.records import (
     Memory,
     Placement,
     Reporter,
+    Selector,
     Skipped,
     canonical_json,
     digest,
@@ -35,6 +39,8 @@ from spectron_migrate.records import (
 from spectron_migrate.verify.findings import Finding
 from spectron_migrate.verify.options import VerifyOptions
 from spectron_migrate.verify.workspace import Workspace
+
+T = TypeVar("T")
 
 _BATCH = 1000
 _MOST_LENSES = 10_000
@@ -189,32 +195,47 @@ def _from_dump(work: Workspace, dump: Dump, mapping: ScopeMapping, options: Veri
     )
     reporter.stage("compare dump and ledger", dump.count)
     batches = _Batches(work)
+    for some in _pages(memory for memory in _read(dump, reporter) if options.filters.admits(memory)):
+        known = memories.last_versions(ledger, [memory.id for memory in some])
+        for memory in some:
+            batches.add(memory.id, _expectation_in(dump, memory, known.get(memory.id), ledger, rules))
+    for ids in _pages(dump.tombstones):
+        for mem0_id, last in memories.last_versions(ledger, ids).items():
+            if _admitted(ledger, mem0_id, options.filters):
+                batches.add(mem0_id, _gone(mem0_id, last))
+    batches.flush()
+
+
+def _read(dump: Dump, reporter: Reporter) -> Iterator[Memory]:
     for memory in dump.memories():
         reporter.advance(1)
-        if options.filters.admits(memory):
-            last = memories.last_version(ledger, memory.id)
-            is_other = last is not None and last.text_digest != digest(memory.memory)
-            older = is_other and is_decided_older(ledger, memory.id, memory.memory, dump.digest)
-            expectation = expectation_of(memory, last, rules, is_decided_older=older)
-            if last is not None and expectation.kind == "stored" and not older:
-                expectation = replace(expectation, findings=(*expectation.findings, *_sent_otherwise(last, memory)))
-            batches.add(memory.id, expectation)
-    for mem0_id in dump.tombstones:
-        last = memories.last_version(ledger, mem0_id)
-        if last is not None and _admitted(ledger, mem0_id, options.filters):
-            batches.add(mem0_id, _gone(mem0_id, last))
-    batches.flush()
+        yield memory
+
+
+def _expectation_in(
+    dump: Dump, memory: Memory, last: LastVersion | None, ledger: Ledger, rules: ExpectationRules
+) -> Expectation:
+    is_other = last is not None and last.text_digest != digest(memory.memory)
+    older = is_other and is_decided_older(ledger, memory.id, memory.memory, dump.digest)
+    expectation = expectation_of(memory, last, rules, is_decided_older=older)
+    if last is None or expectation.kind != "stored" or older:
+        return expectation
+    return replace(expectation, findings=(*expectation.findings, *_sent_otherwise(last, memory)))
 
 
 def _from_ledger_beside(work: Workspace, filters: Filters, accepted: frozenset[str]) -> None:
     """Memories that only the ledger has: captured after the dump, or from another export."""
     ledger, batches = work.ledger, _Batches(work)
-    for mem0_id, tombstoned in memories.memories(ledger):
-        if work.expected(mem0_id) is not None or not _admitted(ledger, mem0_id, filters):
-            continue
-        last = memories.last_version(ledger, mem0_id)
-        if last is not None:
-            batches.add(mem0_id, _gone(mem0_id, last) if tombstoned else _from_ledger_alone(mem0_id, last, accepted))
+    for some in _pages(memories.memories(ledger)):
+        expected = work.expected_among([mem0_id for mem0_id, _ in some])
+        beside = {
+            mem0_id: tombstoned
+            for mem0_id, tombstoned in some
+            if mem0_id not in expected and _admitted(ledger, mem0_id, filters)
+        }
+        for mem0_id, last in memories.last_versions(ledger, list(beside)).items():
+            gone = beside[mem0_id]
+            batches.add(mem0_id, _gone(mem0_id, last) if gone else _from_ledger_alone(mem0_id, last, accepted))
     batches.flush()
 
 
@@ -252,7 +273,7 @@ def _sent_otherwise(last: LastVersion, memory: Memory) -> tuple[Finding, ...]:
 def _misplaced(memory: Memory, last: LastVersion, mapped: Placement, rules: ExpectationRules) -> tuple[Finding, ...]:
     if last.state not in STORED:
         return ()
-    selector = canonical_json(mapped.selector)
+    selector = _spelled(mapped.selector)
     if selector != last.selector:
         reason = f"written to {last.selector}, but the mapping gives {selector}"
         return (Finding("misplaced", memory.id, reason, last.selector),)
@@ -260,6 +281,12 @@ def _misplaced(memory: Memory, last: LastVersion, mapped: Placement, rules: Expe
     if lens is not None and not covers(lens.selector, selector_of(last.selector)):
         return (Finding("misplaced", memory.id, "its own owner's lens does not cover its scope", last.selector),)
     return ()
+
+
+@lru_cache(_MOST_LENSES)
+def _spelled(selector: Selector) -> str:
+    """As the ledger spells it; most selectors have many memories."""
+    return canonical_json(selector)
 
 
 def _admitted(ledger: Ledger, mem0_id: str, filters: Filters) -> bool:
@@ -284,19 +311,22 @@ class _Batches:
 
     def __init__(self, work: Workspace) -> None:
         self._work = work
-        self._pending: list[Callable[[], None]] = []
+        self._pending: list[tuple[str, Expectation]] = []
 
     def add(self, mem0_id: str, expectation: Expectation) -> None:
-        def write() -> None:
-            self._work.expect(mem0_id, expectation.kind, expectation.reason)
-            self._work.note("present", expectation.findings)
-
-        self._pending.append(write)
+        self._pending.append((mem0_id, expectation))
         if len(self._pending) >= _BATCH:
             self.flush()
 
     def flush(self) -> None:
         with self._work.change():
-            for write in self._pending:
-                write()
+            self._work.expect((mem0_id, each.kind, each.reason) for mem0_id, each in self._pending)
+            self._work.note("present", (finding for _, each in self._pending for finding in each.findings))
         self._pending.clear()
+
+
+def _pages(values: Iterable[T]) -> Iterator[list[T]]:
+    """As many values at a time as the ledger is asked for at once."""
+    left = iter(values)
+    while page := list(islice(left, memories.AT_ONCE)):
+        yield page

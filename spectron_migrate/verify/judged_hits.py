@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from spectron_migrate.judge import Ignored, KnownMemory, Matched, MemoryIndex, judge_hit
+from spectron_migrate.judge import Ignored, KnownMemory, Matched, MemoryIndex, judge_by_name, judge_hit
+from spectron_migrate.ledger.read import receipts
 from spectron_migrate.mapping import Lens, covers
-from spectron_migrate.records import Selector
+from spectron_migrate.records import Hit, Selector
 from spectron_migrate.spectron.rows import Recall
 from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace
@@ -45,7 +46,7 @@ class HitJudge:
 
     def judge(self, recall: Recall, lens: Lens) -> list[JudgedHit]:
         """All hits of an answer, in its order."""
-        candidates, facts = self._memories_in(lens.selector, recall)
+        candidates, facts = self._memories_for(recall.hits, lens.selector)
         judged = []
         for hit in recall.hits:
             verdict = judge_hit(hit, candidates)
@@ -57,40 +58,52 @@ class HitJudge:
                 judged.append(JudgedHit(hit.id, hit.text, hit.source, None, note, ""))
         return judged
 
-    def _memories_in(self, lens: Selector, recall: Recall) -> _Memories:
-        """All memories that the lens covers; if they are too many, those that ids and texts of the hits name."""
+    def _memories_for(self, hits: Sequence[Hit], lens: Selector) -> _Memories:
+        """Memories of the lens: those that the hits name, if no other can be a hit; else all, if they are not too many.
+
+        Most answers name a memory with every hit, and are then judged without reading the others.
+        """
         cached = self._cached.get(lens)
         if cached is not None:
             return cached
+        rows = [row for hit in hits for row in (hit.turn_id, hit.id) if row is not None]
+        if not receipts.are_made_of_few(self._work.ledger, rows, _WHOLE_LENS):
+            return self._whole(lens) or self._named(rows, hits, lens)
+        memories = self._named(rows, (), lens)
+        nameless = [hit for hit in hits if memories[0].owners.keys().isdisjoint((hit.turn_id, hit.id))]
+        if nameless:
+            memories = self._named(rows, nameless, lens)
+        if all(judge_by_name(hit, memories[0]) is not None for hit in nameless):
+            return memories
+        return self._whole(lens) or self._named(rows, hits, lens)
+
+    def _named(self, rows: Sequence[str], hits: Iterable[Hit], lens: Selector) -> _Memories:
+        """The memories of the lens that were made into some rows, and those with the texts of some hits."""
+        owners = [fact for facts in self._work.owners_of_each(rows).values() for fact in facts]
+        same = [fact for hit in hits for fact in self._work.with_text(hit.text)]
+        return self._memories(fact for fact in (*owners, *same) if covers(lens, fact.selector))
+
+    def _whole(self, lens: Selector) -> _Memories | None:
+        """All memories that the lens covers; None if they are too many."""
         if lens in self._too_large:
-            return self._named_by(recall, lens)
+            return None
         facts: list[StoredMemory] = []
         for scope, _ in self._work.scopes_covered(lens):
             facts += self._work.facts_of(scope, limit=_WHOLE_LENS + 1 - len(facts))
             if len(facts) > _WHOLE_LENS:
                 self._too_large.add(lens)
-                return self._named_by(recall, lens)
+                return None
         while self._cached and sum(len(by_key) for _, by_key in self._cached.values()) > _CACHED:
             self._cached.pop(next(iter(self._cached)))
         self._cached[lens] = self._memories(facts)
         return self._cached[lens]
 
-    def _named_by(self, recall: Recall, lens: Selector) -> _Memories:
-        work = self._work
-        named = [
-            fact
-            for hit in recall.hits
-            for fact in (*work.owners_of(hit.turn_id or ""), *work.owners_of(hit.id), *work.with_text(hit.text))
-        ]
-        return self._memories(fact for fact in named if covers(lens, fact.selector))
-
     def _memories(self, facts: Iterable[StoredMemory]) -> _Memories:
         """Keyed by number, not by Mem0 id: versions of one memory must stay distinct."""
         by_key = {str(fact.no): fact for fact in facts}
+        traced = self._work.traced_rows([fact.no for fact in by_key.values()])
         known = (
-            KnownMemory(
-                key, fact.text, fact.turn_id, fact.chunk_id, frozenset(fact.ids) | self._work.traced_rows(fact.no)
-            )
+            KnownMemory(key, fact.text, fact.turn_id, fact.chunk_id, traced[fact.no].union(fact.ids))
             for key, fact in by_key.items()
         )
         return MemoryIndex(known), by_key

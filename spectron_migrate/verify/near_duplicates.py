@@ -19,12 +19,19 @@ _CACHED = 20_000
 _DIGITS = re.compile(r"\d+")
 
 
-@dataclass
+@dataclass(slots=True)
 class _TextGroup:
     """Current texts of a scope that have the same digits."""
 
     ids: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    are_plain: bool = False
+    """Whether the texts were made `plain`: only those of groups that are asked for are."""
+
+    def plain_texts(self) -> list[str]:
+        if not self.are_plain:
+            self.texts, self.are_plain = [plain(text) for text in self.texts], True
+        return self.texts
 
 
 class NearDuplicates:
@@ -43,7 +50,12 @@ class NearDuplicates:
         if group is None:
             return []
         near = process.extract(
-            plain(fact.text), group.texts, scorer=fuzz.ratio, processor=None, score_cutoff=NEAR_PERCENT, limit=None
+            plain(fact.text),
+            group.plain_texts(),
+            scorer=fuzz.ratio,
+            processor=None,
+            score_cutoff=NEAR_PERCENT,
+            limit=None,
         )
         return [group.ids[index] for _, _, index in sorted(near, key=_index) if group.ids[index] != fact.mem0_id]
 
@@ -56,7 +68,7 @@ class NearDuplicates:
             for mem0_id, text in self._work.expected_texts(scope, SCANNED):
                 group = groups[_digits(text)]
                 group.ids.append(mem0_id)
-                group.texts.append(plain(text))
+                group.texts.append(text)
             self._scopes[scope], self._sizes[scope] = groups, sum(len(group.ids) for group in groups.values())
         return self._scopes[scope]
 

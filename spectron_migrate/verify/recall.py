@@ -19,6 +19,7 @@ from spectron_migrate.mem0.search import SearchHit
 from spectron_migrate.parallel import for_each
 from spectron_migrate.records import Json, Reporter
 from spectron_migrate.spectron.api import MAX_K, SpectronApi
+from spectron_migrate.spectron.rows import Recall
 from spectron_migrate.verify.differences import Difference, Explainer, SpectronRanks
 from spectron_migrate.verify.judged_hits import HitJudge, JudgedHit
 from spectron_migrate.verify.measures import ndcg_at_k, overlap_at_k, rbo_ext, reciprocal_rank, success_at_k
@@ -188,7 +189,7 @@ class RecallTest:
             self._failures += 1
             if self._failures >= MAX_FAILURES:
                 raise
-            return RankedAnswer((), (), 0.0, error.message), [], SpectronRanks({}, {})
+            return RankedAnswer((), (), 0.0, error.message), [], SpectronRanks(Recall((), ""), {}, {})
         ms = (self._clock() - began) * 1000
         self._failures = 0
         self._work.sightings.see(recall.hits, lens.selector)
@@ -198,7 +199,7 @@ class RecallTest:
         ranks = {mem0_id: rank for rank, mem0_id in enumerate(ranking, 1) if not mem0_id.startswith("#")}
         shared = {hit.id: rank for rank, hit in enumerate(shown, 1) if hit.fact is None}
         marks = tuple(text_mark(hit.fact.text) if hit.fact is not None else "" for hit in shown[: self._top_k])
-        return RankedAnswer(tuple(ranking), marks, ms), hits, SpectronRanks(ranks, shared)
+        return RankedAnswer(tuple(ranking), marks, ms), hits, SpectronRanks(recall, ranks, shared)
 
     # -- comparing ----------------------------------------------------------------------------------------
 

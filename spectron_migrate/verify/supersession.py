@@ -73,7 +73,7 @@ class EntityHistories:
 
     async def superseding(self, fact: StoredMemory) -> Supersession | None:
         """How a value of this memory was superseded by another memory of its scope; None if none was."""
-        own = set(fact.ids) | self._work.traced_rows(fact.no)
+        own = self._work.traced_rows([fact.no])[fact.no].union(fact.ids)
         for entity in fact.ids:
             values = {value.id: value for value in await self.of(entity)}
             for value in values.values():

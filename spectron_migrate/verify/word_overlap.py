@@ -49,11 +49,14 @@ def word_overlap_successes(asked: Collection[Asked], memories: Iterable[tuple[st
             by_answer[mem0_id].append(one.number)
     shared = {one.number: _Shared() for one in asked}
     for mem0_id, text in memories:
-        counts = Counter(number for word in words_of(text) for number in by_word.get(word, ()))
+        counts: dict[int, int] = {}
+        for word in by_word.keys() & words_of(text):
+            for number in by_word[word]:
+                counts[number] = counts.get(number, 0) + 1
         for number, words in counts.items():
             shared[number].every[words] += 1
         for number in by_answer.get(mem0_id, ()):
-            if counts[number]:
+            if number in counts:
                 shared[number].expected[counts[number]] += 1
     return {number: _success(found, k) for number, found in shared.items()}
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -17,10 +18,11 @@ from typing import Self
 from spectron_migrate.files.locks import FileLock
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read.receipts import ReceiptRow
+from spectron_migrate.ledger.schema import marks
 from spectron_migrate.records import Json, canonical_json, digest
 from spectron_migrate.verify.findings import Finding, FindingKind, Layer
 from spectron_migrate.verify.sightings import Sighting, Sightings
-from spectron_migrate.verify.stored_memories import StoredMemories
+from spectron_migrate.verify.stored_memories import PAGE, StoredMemories
 from spectron_migrate.verify.tables import DDL, FORMAT, connect, hold, remove, text_key
 
 
@@ -117,9 +119,9 @@ class Workspace(StoredMemories):
             ),
         )
 
-    def expect(self, mem0_id: str, kind: str, reason: str) -> None:
-        """What should have become of a memory: stored, carried, missing, pending, skipped or gone."""
-        self.db.execute("INSERT OR REPLACE INTO expected VALUES (?, ?, ?)", (mem0_id, kind, reason))
+    def expect(self, expectations: Iterable[tuple[str, str, str]]) -> None:
+        """What should have become of memories, by id: stored, carried, missing, pending, skipped or gone; and why."""
+        self.db.executemany("INSERT OR REPLACE INTO expected VALUES (?, ?, ?)", expectations)
 
     def keep(self, layer: Layer, subject: str, findings: Iterable[Finding]) -> None:
         """Record the findings of one subject and mark it as done, in one transaction."""
@@ -216,6 +218,11 @@ class Workspace(StoredMemories):
         row = self.db.execute("SELECT kind, reason FROM expected WHERE mem0_id = ?", (mem0_id,)).fetchone()
         return (row["kind"], row["reason"]) if row else None
 
+    def expected_among(self, mem0_ids: Sequence[str]) -> set[str]:
+        """Those of some memories whose expectation is recorded."""
+        rows = self.db.execute(f"SELECT mem0_id FROM expected WHERE mem0_id IN ({marks(mem0_ids)})", mem0_ids)
+        return {row["mem0_id"] for row in rows}
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Memories by kind and reason."""
         by_kind: dict[str, dict[str, int]] = {}
@@ -232,9 +239,14 @@ class Workspace(StoredMemories):
         """Those of some memories that are of a kind."""
         return {mem0_id for mem0_id in among if (known := self.expected(mem0_id)) is not None and known[0] == kind}
 
-    def traced_rows(self, fact: int) -> set[str]:
-        """The rows that a label traces to a fact."""
-        return {row["row"] for row in self.db.execute("SELECT row FROM trace WHERE fact = ?", (fact,))}
+    def traced_rows(self, facts: Sequence[int]) -> dict[int, frozenset[str]]:
+        """The rows that a label traces to each of some facts."""
+        found: defaultdict[int, set[str]] = defaultdict(set)
+        for start in range(0, len(facts), PAGE):
+            some = facts[start : start + PAGE]
+            for fact, row in self.db.execute(f"SELECT fact, row FROM trace WHERE fact IN ({marks(some)})", some):
+                found[fact].add(row)
+        return {fact: frozenset(found.get(fact, ())) for fact in facts}
 
     def trace_counts(self) -> dict[str, int]:
         """How many attributes and relations were traced to a memory, and how many in our scopes were not."""

@@ -41,7 +41,7 @@ SECRET = "sp-7f3a-Geheim+und/lang="
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 409, 422, 429, 500, 503])
-@pytest.mark.parametrize("spelling", ["json", "text", "quoted", "upper", "nested"])
+@pytest.mark.parametrize("spelling", ["json", "text", "quoted", "upper", "nested", "long s"])
 def test_a_key_that_the_server_repeats_is_scrubbed(status: int, spelling: str) -> None:
     said = f"bad header Authorization: Bearer {SECRET}"
     bodies: dict[str, Response] = {
@@ -49,6 +49,7 @@ def test_a_key_that_the_server_repeats_is_scrubbed(status: int, spelling: str) -
         "text": PlainTextResponse(said, status),
         "quoted": PlainTextResponse(quote(said, safe=""), status),
         "upper": JSONResponse({"message": said.upper()}, status),
+        "long s": JSONResponse({"message": said.replace("s", "\u017f")}, status),
         "nested": JSONResponse({"sessionId": said, "error": {"headers": [{said: said}]}}, status),
     }
 

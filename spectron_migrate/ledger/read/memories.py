@@ -46,32 +46,44 @@ def knows_owners(ledger: Ledger, filters: Filters) -> bool:
     return ledger.db.execute(statement, named).fetchone() is not None
 
 
+AT_ONCE = 500
+"""Memories for which one question asks, at most."""
+
+
 def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:
     """The newest text of one memory; None if the ledger does not know the memory."""
-    row = ledger.db.execute(
-        "SELECT version.number, version.text, version.digest, version.text_at, version.recorded_at, carrier.state,"
-        " fact.reason, coalesce(selector.text, '[]') AS selector, tombstoned_at, whole.mem0_id AS message,"
-        f" EXISTS (SELECT 1 {_ALL} WHERE own.mem0_id = memory.mem0_id AND carrier.state IN ({marks(STORED)})) AS stored"
-        f" FROM {FACTS} JOIN {CARRIER} LEFT JOIN selector ON selector.no = fact.selector"
+    return last_versions(ledger, [mem0_id]).get(mem0_id)
+
+
+def last_versions(ledger: Ledger, mem0_ids: Sequence[str]) -> dict[str, LastVersion]:
+    """The newest text of each of these memories, at most `AT_ONCE`, that the ledger knows."""
+    is_stored = f"carrier.state IN ({marks(STORED)})"
+    rows = ledger.db.execute(
+        "SELECT memory.mem0_id, version.number, version.text, version.digest, version.text_at, version.recorded_at,"
+        " carrier.state, fact.reason, coalesce(selector.text, '[]') AS selector, tombstoned_at,"
+        f" {is_stored} OR EXISTS (SELECT 1 {_ALL} WHERE own.mem0_id = memory.mem0_id AND {is_stored}) AS stored,"
+        f" whole.mem0_id AS message FROM {FACTS} JOIN {CARRIER} LEFT JOIN selector ON selector.no = fact.selector"
         " LEFT JOIN version AS whole ON whole.id = fact.message"
-        " WHERE memory.mem0_id = ? AND version.number = newest_version",
-        (*STORED, mem0_id),
-    ).fetchone()
-    if row is None:
-        return None
-    return LastVersion(
-        version=row["number"],
-        text=row["text"],
-        text_digest=row["digest"],
-        text_at=row["text_at"],
-        recorded_at=row["recorded_at"],
-        state=row["state"],
-        reason=row["reason"],
-        selector=row["selector"],
-        tombstoned_at=row["tombstoned_at"],
-        any_stored=bool(row["stored"]),
-        message=row["message"],
+        f" WHERE memory.mem0_id IN ({marks(mem0_ids)}) AND version.number = newest_version",
+        (*STORED, *STORED, *mem0_ids),
     )
+    found = {}
+    for mem0_id, number, text, text_digest, text_at, recorded_at, state, reason, *others in rows:
+        selector, tombstoned_at, is_anywhere, message = others
+        found[mem0_id] = LastVersion(
+            number,
+            text,
+            text_digest,
+            text_at,
+            recorded_at,
+            state,
+            reason,
+            selector,
+            tombstoned_at,
+            any_stored=bool(is_anywhere),
+            message=message,
+        )
+    return found
 
 
 class NewestText(NamedTuple):
@@ -84,7 +96,7 @@ class NewestText(NamedTuple):
 
 
 def newest_texts(ledger: Ledger, mem0_ids: Sequence[str]) -> dict[str, NewestText]:
-    """The newest text of each of these memories, at most 500, that the ledger knows."""
+    """The newest text of each of these memories, at most `AT_ONCE`, that the ledger knows."""
     rows = ledger.db.execute(
         f"SELECT memory.mem0_id, version.digest, carrier.state, tombstoned_at FROM {FACTS} JOIN {CARRIER}"
         f" WHERE memory.mem0_id IN ({marks(mem0_ids)}) AND version.number = newest_version",
@@ -119,7 +131,7 @@ class KnownDigests:
 
 
 def known_digests(ledger: Ledger, mem0_ids: Sequence[str]) -> dict[str, KnownDigests]:
-    """The digests of those of these memories (at most 500) that the ledger knows."""
+    """The digests of those of these memories (at most `AT_ONCE`) that the ledger knows."""
     rows = ledger.db.execute(
         "SELECT memory.mem0_id, memory.digest, tombstoned_at, version.digest AS text FROM memory LEFT JOIN version"
         f" ON version.mem0_id = memory.mem0_id AND number = newest_version WHERE memory.mem0_id IN ({marks(mem0_ids)})",

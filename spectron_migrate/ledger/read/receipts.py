@@ -132,6 +132,19 @@ def facts_made_into(ledger: Ledger, ids: Sequence[str]) -> dict[str, list[int]]:
     return dict(found)
 
 
+def are_made_of_few(ledger: Ledger, ids: Sequence[str], most: int) -> bool:
+    """Whether `facts_made_into` finds at most so many: an entity that many memories name is made of all of them."""
+    found = 0
+    for start in range(0, len(ids), _PAGE):
+        some = ids[start : start + _PAGE]
+        rows = ledger.db.execute(
+            f"SELECT count(*) FROM (SELECT 1 AS one FROM receipt_id WHERE id IN ({marks(some)}) LIMIT ?) AS made",
+            (*some, most + 1 - found),
+        )
+        found += rows.fetchone()[0]
+    return found <= most
+
+
 def selectors_of(ledger: Ledger, facts: Sequence[int]) -> dict[int, Selector]:
     """The selector that each fact was written to."""
     found: dict[int, Selector] = {}
