@@ -29,12 +29,13 @@ from spectron_migrate.ledger.cutover_note import note_cutover
 from spectron_migrate.migration.completion_marker import MarkedMigration, learn_completion, mark_completion
 from spectron_migrate.migration.late_writers import read_late_writes
 from spectron_migrate.migration.ledger_access import round_lock
-from spectron_migrate.migration.reconcile import Reconciled, reconcile
+from spectron_migrate.migration.reconcile import Reconciled, reconcile, reconcile_beside
 from spectron_migrate.migration.rounds import CatchUpSettings, Rounds
 from spectron_migrate.records import Json, Reporter, counted, format_time, name_first
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state import processes
 from spectron_migrate.state.cutover_state import CutoverState, Step
+from spectron_migrate.state.following import reads_changes
 from spectron_migrate.state.journal import publish_routing, read_journal, record_step, whoami
 from spectron_migrate.state.store import StateStore, store_at
 
@@ -168,10 +169,11 @@ class Cutover:
         if back is not None:
             return back
         state = self._require_legal("shift")
+        reconciled = await self._reconcile_beside()
         async with round_lock(self._store, sleep=self._sleep, patience_s=ROUND_PATIENCE_S), api() as wire:
             if await self._has_learned_completion(wire):
                 self._require_legal("shift")
-            reconciled = await self._reconcile(wire)
+            reconciled = reconciled or await self._reconcile(wire)
             gates = await self._evaluate_gates(wire)
             moves_all = state.after(step).all_read_since is not None
             asked: GatedStep = "all" if moves_all else "shift"
@@ -325,6 +327,12 @@ class Cutover:
                 now=self._now,
                 sleep=self._sleep,
             )
+
+    async def _reconcile_beside(self) -> Reconciled | None:
+        """Reconcile beside the rounds of the process that follows; None where that is not possible."""
+        if not reads_changes(self._store):
+            return None
+        return await reconcile_beside(self._settings, reporter=self._reporter, now=self._now, sleep=self._sleep)
 
     async def _evaluate_gates(self, api: SpectronApi | None, unasked: str | None = None) -> tuple[GateResult, ...]:
         evidence = await gather(

@@ -13,14 +13,12 @@ from spectron_migrate.dump.manifest import HISTORY, RELATIONS, SKIPPED, describe
 from spectron_migrate.dump.merge import DumpUpdate
 from spectron_migrate.dump.owners_seen import OwnersSeen
 from spectron_migrate.dump.writer import DumpWriter
-from spectron_migrate.errors import ExitCode, Incomplete, InputError, Unreachable
+from spectron_migrate.errors import ExitCode, Incomplete, InputError
 from spectron_migrate.mem0.reader import Reader
-from spectron_migrate.mem0.unreadable import UnreadableFields
-from spectron_migrate.records import Filters, Json, Memory, Reporter, Skipped, counted
+from spectron_migrate.migration.passes import ReadResult, read_all
+from spectron_migrate.records import Filters, Json, Reporter, Skipped, counted
 
-_MOST_PASSES = 3
 _MOST_LISTED = 100
-_REPORT_EVERY = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ def run_export(
     try:
         with DumpWriter(dump_dir, reader.info, began, filters=filters, since=since, rereads=reader.rereads) as writer:
             seen = OwnersSeen(filters)
-            reading = _read_all(reader, writer, reporter, seen)
+            reading = read_all(reader, writer, reporter, seen)
             if reading.complete is not False:
                 _refuse_empty_source(writer, dump_dir)
                 _refuse_unknown_owners(seen, writer, reader)
@@ -148,75 +146,6 @@ def run_export(
     if relations:
         reporter.warn(describe_relations(relations))
     return _summary(reader, changes, reading, skipped, dump_dir)
-
-
-@dataclass(frozen=True, slots=True)
-class _ReadResult:
-    """The outcome of reading the source."""
-
-    native_count: int | None
-    complete: bool | None
-    unreadable: UnreadableFields
-    interrupted: bool = False
-    """The source stopped answering before the end."""
-
-
-def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter, seen: OwnersSeen) -> _ReadResult:
-    """Read until the number of rows is what the store says it holds, in at most three passes."""
-    before = reader.native_count()
-    for number in range(_MOST_PASSES):
-        if number:
-            reporter.info("the store changed while it was read; reading it again")
-            writer.begin_pass()
-        if reader.position is None:
-            reporter.stage("reading Mem0", total=reader.progress_total() if before is None else before)
-        else:
-            reporter.stage("reading the files, in bytes", total=reader.progress_total())
-        unreadable = UnreadableFields()
-        try:
-            _read_once(reader, writer, reporter, unreadable, seen)
-        except (Unreachable, Incomplete) as error:
-            if not writer.distinct_rows():
-                raise
-            reporter.warn(error.message)
-            return _ReadResult(None, False, unreadable, interrupted=True)
-        after = reader.native_count()
-        if _is_complete(reader, writer, before, after):
-            complete = None if reader.unproven else True
-            return _ReadResult(after, False if writer.left_out() else complete, unreadable)
-        if reader.missing() is not None or after is None:
-            return _ReadResult(after, False, unreadable)
-        before = after
-    return _ReadResult(before, False, unreadable)
-
-
-def _read_once(
-    reader: Reader, writer: DumpWriter, reporter: Reporter, unreadable: UnreadableFields, seen: OwnersSeen
-) -> None:
-    history, done, number = reader.history, 0, 0
-    for number, row in enumerate(reader.rows(), start=1):
-        known = None
-        if row.__class__ is Memory:
-            if "as_given" in row.extra:
-                unreadable.add(row)
-            if not seen.selects:
-                seen.add(row)
-            # Only history knows when the text came to be; the times of the row allow no more than a guess
-            known = history.text_at(row.id, row.memory) if history is not None else None
-        writer.add(row, text_at=known)
-        if number % _REPORT_EVERY == 0:
-            position = number if reader.position is None else reader.position
-            reporter.advance(position - done)
-            done = position
-    position = number if reader.position is None else reader.position
-    reporter.advance(position - done)
-
-
-def _is_complete(reader: Reader, writer: DumpWriter, before: int | None, after: int | None) -> bool:
-    missing = reader.missing()
-    if missing is not None:
-        return missing == 0
-    return after is not None and before == after == writer.distinct_rows()
 
 
 def _refuse_empty_source(writer: DumpWriter, dump_dir: Path) -> None:
@@ -258,7 +187,7 @@ def _listed_skipped(writer: DumpWriter) -> tuple[Skipped, ...]:
     return tuple(row for _, row in zip(range(_MOST_LISTED), rows, strict=False))
 
 
-def _explain_incomplete(reader: Reader, reading: _ReadResult, writer: DumpWriter) -> str:
+def _explain_incomplete(reader: Reader, reading: ReadResult, writer: DumpWriter) -> str:
     missing = reader.missing()
     left_out = writer.left_out()
     if reading.interrupted:
@@ -275,7 +204,7 @@ def _explain_incomplete(reader: Reader, reading: _ReadResult, writer: DumpWriter
 
 
 def _summary(
-    reader: Reader, changes: DumpUpdate, reading: _ReadResult, skipped: tuple[Skipped, ...], dump_dir: Path
+    reader: Reader, changes: DumpUpdate, reading: ReadResult, skipped: tuple[Skipped, ...], dump_dir: Path
 ) -> ExportSummary:
     manifest = changes.manifest
     return ExportSummary(

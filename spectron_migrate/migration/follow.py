@@ -20,16 +20,16 @@ from datetime import UTC, datetime
 
 from spectron_migrate.errors import ExitCode, Incomplete, Interrupted, LedgerLocked, Unreachable
 from spectron_migrate.ledger.read.cutover import Undecided
+from spectron_migrate.migration.comparing import Comparing
 from spectron_migrate.migration.drain_outbox import Drained
 from spectron_migrate.migration.follow_lines import FollowLines
 from spectron_migrate.migration.follow_summary import FollowSummary
 from spectron_migrate.migration.ledger_access import follow_lock, round_lock
-from spectron_migrate.migration.reconcile import Agreement, write_result
 from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds
 from spectron_migrate.records import Reporter, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.cutover_state import CutoverState
-from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
+from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK, READS_CHANGES
 from spectron_migrate.state.journal import publish_routing, read_journal
 from spectron_migrate.state.store import Lock, store_at, write_object
 from spectron_migrate.state.unreachable import StateUnreachable
@@ -53,8 +53,6 @@ HELD = (
 """What a replay beside the process that follows costs."""
 NOTE_EVERY_S = 10.0
 """How often `after_changes` is called for drains, at least; it is given at most a twentieth of the time."""
-RECONCILING_SHARE = 1 / 3
-"""The share of the time, at most, in which rounds read all of Mem0 only because `cutover.reconcile` says so."""
 TROUBLE_S = (1.0, 60.0)
 """The first and the longest pause after a round that failed."""
 STOPPED_S = 10.0
@@ -125,8 +123,7 @@ class Follow:
         self._problem: str | None = None
         self._trouble_s = TROUBLE_S[0]
         self._has_warned_slow = False
-        self._agreement = Agreement()
-        self._compare_at = float("-inf")
+        self._comparing = Comparing(self._rounds, clock=clock, now=now)
         self._round_at = float("-inf")
         """When the next round is due, while the outbox is drained between rounds."""
         self._was_under_way = False
@@ -141,6 +138,7 @@ class Follow:
         """Finish what is in flight, begin nothing more."""
         self._code = code
         self._rounds.interrupt(code)
+        self._comparing.stop()
         self._woken.set()
 
     async def run(self, api: SpectronApi) -> FollowSummary:
@@ -166,6 +164,7 @@ class Follow:
                     except StateUnreachable as error:
                         await self._pause(self._trouble(error.message))
             finally:
+                await self._comparing.end()
                 self._lines.unfold()
                 self._keep(ended=ended)
                 with suppress(StateUnreachable):
@@ -212,24 +211,18 @@ class Follow:
     async def _round(self, api: SpectronApi) -> float:
         """Run one round, or report why it failed; returns the seconds until the next one."""
         began = self._clock()
-        compare = began >= self._compare_at
+        compare = self._comparing.begin()
         try:
             async with round_lock(self._settings.state, sleep=self._sleep, patience_s=1.0):
                 done = await self._rounds.round(api, compare=compare)
+                self._totals.add(done)
+                await self._comparing.conclude(done)
         except (Unreachable, Incomplete, LedgerLocked) as error:
             publish_routing(self._settings.state, now=self._stamp())
             is_held = isinstance(error, LedgerLocked) and self._rounds.drains_outbox()
             return self._trouble(f"{HELD}: {error.message}" if is_held else error.message)
         except Interrupted:
             return 0.0
-        self._totals.add(done)
-        if compare:
-            agree = self._agreement.add(done)
-            if agree or (done.compared is not None and done.compared.total):
-                write_result(self._settings.state, self._agreement.result(self._stamp()))
-            if agree:
-                took_s = self._clock() - began
-                self._compare_at = began + max(self._settings.reconcile_s, took_s / RECONCILING_SHARE)
         self._is_changed |= not done.quiet
         self._note_changes()
         self._lines.show_round(done, self._totals.rounds)
@@ -242,7 +235,7 @@ class Follow:
         if not self._rounds.drains_outbox():
             return rest_s
         # Drains deliver what is captured and what the round left; only what bypassed the adapter needs another round.
-        next_s = self._settings.settle_s if done.waiting else self._compare_at - self._clock()
+        next_s = self._settings.settle_s if done.waiting else self._comparing.due_at - self._clock()
         return max(rest_s, next_s)
 
     def _note_changes(self, is_due: bool = True) -> None:
@@ -336,6 +329,7 @@ class Follow:
             "last": last.to_json() if last else None,
             "problem": self._problem,
             "ended": ended,
+            READS_CHANGES: self._rounds.reads_changes,
         }
         with suppress(StateUnreachable):  # what it says is then the trouble itself
             write_object(self._settings.state, FOLLOW_FILE, report)

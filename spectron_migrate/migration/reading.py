@@ -119,6 +119,11 @@ class Mem0Reading:
         self._is_trusted = True
         """Whether nothing was missed so far."""
 
+    @property
+    def reads_changes(self) -> bool:
+        """Whether the next reading may be of what changed alone."""
+        return self._known is not None and self._known.changes is not None
+
     async def read(self) -> Reading:
         """Read all of Mem0; raises Incomplete if something of it is known to be missing.
 

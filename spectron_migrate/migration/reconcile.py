@@ -10,11 +10,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from spectron_migrate.migration.differences import Differences
-from spectron_migrate.migration.rounds import Round, Rounds
+from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds, comparison_beside
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.state.following import is_followed
+from spectron_migrate.state.routing import Routing, read_routing
 from spectron_migrate.state.store import StateStore, read_object, write_object
 
 STATE_FILE = "reconciled.json"
@@ -29,6 +32,9 @@ QUIET_PAUSE_S = 5.0
 Two readings of a small store take milliseconds. An application that writes every second would fit its writes around
 both, and between an adapter's last look at the routing (0.5 s) and the end of its call to Mem0 some seconds pass.
 """
+FOLLOWER_PATIENCE_S = 120.0
+FOLLOWER_LOOK_S = 0.5
+"""How long, and how often, the process that follows is looked at until its round has ended."""
 HELD_EVERY_S = 5.0
 HELD_PATIENCE_S = 960.0
 """How often, and for how long, lanes held by doubt are tried again; after 15 minutes time decides them."""
@@ -55,18 +61,34 @@ class Reconciled:
         return asdict(self) | {"named": list(self.named)}
 
 
+class Compared(Protocol):
+    """What a comparison shows: that of a round, or one beside the rounds."""
+
+    @property
+    def as_of(self) -> str:
+        """What Mem0 held at this time was compared."""
+
+    @property
+    def compared(self) -> Differences | None:
+        """None if the round did not compare."""
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing changed in Mem0 meanwhile, and nothing waits."""
+
+
 class Agreement:
-    """Counts rounds in a row in which Mem0 and the ledger agree."""
+    """Counts comparisons in a row in which Mem0 and the ledger agree."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        """`quiet`: only rounds count in which nothing changed in Mem0."""
+        """`quiet`: only those count in which nothing changed in Mem0."""
         self._want_quiet = quiet
-        self._row: list[Round] = []
+        self._row: list[Compared] = []
         self._rounds = 0
-        self._last: Round | None = None
+        self._last: Compared | None = None
 
-    def add(self, done: Round) -> bool:
-        """Add a round that compared; returns whether two in a row agree now."""
+    def add(self, done: Compared) -> bool:
+        """Add a comparison; returns whether two in a row agree now."""
         self._rounds += 1
         self._last = done
         agrees = done.compared is not None and done.compared.total == 0 and (done.quiet or not self._want_quiet)
@@ -136,6 +158,51 @@ async def reconcile(
     result = agreement.result(format_time(now()))
     write_result(rounds.settings.state, result)
     return result
+
+
+async def reconcile_beside(
+    settings: CatchUpSettings,
+    *,
+    reporter: Reporter,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Reconciled | None:
+    """Compare all of Mem0 twice beside the rounds of the process that follows; writes the result if both agree.
+
+    None if it has to be done in rounds of this process: nobody follows in time, or something differs. Raises what a
+    reading of Mem0 raises.
+    """
+    agreement, agree = Agreement(), False
+    while not agree:
+        comparison = comparison_beside(settings, reporter=reporter, now=now)
+        try:
+            await asyncio.to_thread(comparison.read)
+        finally:
+            comparison.stop()
+        routing = await _routing_after(comparison.ended, settings.state, sleep=sleep)
+        if routing is None or routing.as_of is None or routing.behind is None:
+            return None
+        shown = await asyncio.to_thread(comparison.conclude, routing.as_of, routing.is_behind)
+        if shown is None or shown.compared.total:
+            return None
+        agree = agreement.add(shown)
+    result = agreement.result(format_time(now()))
+    write_result(settings.state, result)
+    return result
+
+
+async def _routing_after(
+    moment: str, state: Path | StateStore, *, sleep: Callable[[float], Awaitable[None]]
+) -> Routing | None:
+    """The routing as soon as it tells of a round that began after this moment; None if that takes too long."""
+    waited_s = 0.0
+    while waited_s < FOLLOWER_PATIENCE_S and is_followed(state):
+        routing = read_routing(state)
+        if routing is not None and routing.as_of is not None and routing.as_of > moment:
+            return routing
+        await sleep(FOLLOWER_LOOK_S)
+        waited_s += FOLLOWER_LOOK_S
+    return None
 
 
 async def _catch_up(

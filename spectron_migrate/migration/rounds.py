@@ -27,6 +27,7 @@ from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.caught_up import owners_behind
 from spectron_migrate.migration.changes import Changes, Settling
+from spectron_migrate.migration.compare_beside import BesideComparison
 from spectron_migrate.migration.differences import Differences, compare_with_ledger
 from spectron_migrate.migration.drain_outbox import Drained, Drainer
 from spectron_migrate.migration.reading import Mem0Reading, Reading
@@ -34,7 +35,7 @@ from spectron_migrate.migration.replay import Replay
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.migration.round_reporter import RoundReporter
-from spectron_migrate.records import Json, Memory, Reporter, counted, format_time
+from spectron_migrate.records import Json, Memory, NullReporter, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import CaughtUp, publish_routing, read_journal
 from spectron_migrate.state.outbox import OtherHost, Outbox
@@ -151,6 +152,19 @@ def count_behind(behind: frozenset[str] | None) -> str:
     return counted(len(behind), "id") if behind else "nobody"
 
 
+def comparison_beside(
+    settings: CatchUpSettings, *, reporter: Reporter | None = None, now: Callable[[], datetime]
+) -> BesideComparison:
+    """A comparison of all of Mem0 with the ledger that the rounds of the process that follows need not wait for."""
+    return BesideComparison(
+        settings.state,
+        settings.open_reader,
+        settle_s=settings.settle_s,
+        reporter=reporter or NullReporter(),
+        now=now,
+    )
+
+
 class Rounds:
     """Runs rounds one after the other; it remembers just enough to make a quiet one cheap."""
 
@@ -223,6 +237,15 @@ class Rounds:
         await self._mem0.read()
         with open_dump(self.settings.dump) as dump, Ledger.open_for_reading(self.settings.state) as ledger:
             return compare_with_ledger(ledger, dump, Settling(began, 0.0))
+
+    def comparison_beside(self) -> BesideComparison | None:
+        """Compares all of Mem0 with the ledger while rounds go on; None unless these read only what changed."""
+        return comparison_beside(self.settings, now=self._now) if self.reads_changes else None
+
+    @property
+    def reads_changes(self) -> bool:
+        """Whether the next round need not read all of Mem0."""
+        return self._mem0.reads_changes and not self.drains_outbox()
 
     def drains_outbox(self) -> bool:
         """Whether the adapters capture what the applications write."""

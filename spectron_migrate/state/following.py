@@ -8,6 +8,8 @@ from spectron_migrate.state.store import StateStore, read_object, store_at
 
 FOLLOW_FILE = "follow.json"
 """What the follower last reported."""
+READS_CHANGES = "reads_changes"
+"""There: whether its rounds read only what changed, so that whoever reads all of Mem0 does it beside them."""
 FOLLOW_LOCK = "follow.lock"
 
 UNDRAINED = (
@@ -31,3 +33,8 @@ def why_undrained(state: Path | StateStore) -> str | None:
         return UNDRAINED
     problem = (read_object(state, FOLLOW_FILE) or {}).get("problem")
     return str(problem) if problem else None
+
+
+def reads_changes(state: Path | StateStore) -> bool:
+    """Whether a living process follows with rounds that read only what changed."""
+    return is_followed(state) and bool((read_object(state, FOLLOW_FILE) or {}).get(READS_CHANGES))

@@ -140,6 +140,28 @@ def known_digests(ledger: Ledger, mem0_ids: Sequence[str]) -> dict[str, KnownDig
     return {row["mem0_id"]: KnownDigests(row["digest"], row["text"], row["tombstoned_at"] is not None) for row in rows}
 
 
+def newest_scan(ledger: Ledger) -> int:
+    """The number of the scan that was planned last; 0 if there was none."""
+    return int(ledger.db.execute("SELECT coalesce(max(no), 0) FROM scan").fetchone()[0])
+
+
+def planned_since(ledger: Ledger, scan: int, *, most: int) -> tuple[int, set[str] | None]:
+    """How many living memories no scan after this one concerned, and the ids of the others; None if they are more than
+    `most`.
+
+    Both are of one moment, although another process may plan meanwhile.
+    """
+    is_later = "(memory.scan > ? OR coalesce(tombstoned_by, 0) > ?)"
+    rows = ledger.db.execute(
+        "SELECT NULL AS mem0_id, count(*) AS living FROM memory"
+        f" WHERE tombstoned_at IS NULL AND is_message = 0 AND NOT {is_later}"
+        f" UNION ALL SELECT mem0_id, 0 FROM (SELECT mem0_id FROM memory WHERE {is_later} LIMIT ?) AS later",
+        (scan, scan, scan, scan, most + 1),
+    ).fetchall()
+    later = {row["mem0_id"] for row in rows if row["mem0_id"] is not None}
+    return sum(int(row["living"]) for row in rows), later if len(later) <= most else None
+
+
 def was_read_after(ledger: Ledger, mem0_id: str, moment: str) -> bool:
     """Whether the newest text of the memory came from a reading of Mem0 that began after this moment."""
     found = ledger.db.execute(

@@ -1,0 +1,229 @@
+"""All of Mem0 compared with the ledger while the rounds of following go on.
+
+A reading of a large Mem0 takes minutes. What changes meanwhile need not wait for this one: it writes no dump and holds
+no lock. Each memory is compared with the ledger as it is read. Those that differ are looked at again after a round that
+began when the reading had ended: what Mem0 held before is in the ledger then, unless it was missed. Memories that scans
+changed in the ledger since the reading began may be newer there; the next comparison looks at them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from spectron_migrate.dump.owners_seen import OwnersSeen
+from spectron_migrate.errors import Incomplete, Interrupted
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read.memories import NewestText, newest_scan, newest_texts, planned_since
+from spectron_migrate.ledger.schema import UNDECIDED
+from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.mem0.seen_ids import NumberSet
+from spectron_migrate.migration.changes import Settling
+from spectron_migrate.migration.differences import NAMED, Differences
+from spectron_migrate.migration.passes import read_all
+from spectron_migrate.records import Filters, Memory, Reporter, Skipped, counted, digest, format_time, reason_key
+from spectron_migrate.state.store import StateStore
+
+MOST_CHANGED = 50_000
+"""If more memories than these change during a reading, or differ, it proves nothing."""
+_BATCH = 100
+"""Memories that are looked up together; a text may be large."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What such a comparison shows."""
+
+    as_of: str
+    """When the reading began."""
+    compared: Differences
+    quiet: bool = False
+    """Rounds went on meanwhile: it is no proof that Mem0 stood still."""
+
+
+class BesideComparison:
+    """One reading of all of Mem0, compared with the ledger; `read` runs in a thread of its own."""
+
+    def __init__(
+        self,
+        state: Path | StateStore,
+        open_reader: Callable[[datetime], Reader],
+        *,
+        settle_s: float,
+        reporter: Reporter,
+        now: Callable[[], datetime],
+    ) -> None:
+        """`open_reader` and `settle_s` as in `CatchUpSettings`; `now` with its zone.
+
+        `reporter` is called in the thread of `read`.
+        """
+        self._state = state
+        self._open_reader = open_reader
+        self._settle_s = settle_s
+        self._reporter = reporter
+        self._now = now
+        self._scan = 0
+        """The scan that was planned last when the reading began."""
+        self._stopped = False
+        self._rows = _ComparedRows(lambda: self._stopped)
+        self.began = ""
+        self.ended = ""
+        """When the reading began and ended, as `format_time` writes it; empty before."""
+
+    def stop(self) -> None:
+        """End `read` with Interrupted; may be called from a signal handler."""
+        self._stopped = True
+
+    def read(self) -> None:
+        """Read all of Mem0. Raises Incomplete if something of it is missing, Unreachable, and Interrupted."""
+        self.began = format_time(self._now())
+        with Ledger.open_for_reading(self._state) as ledger, self._open_reader(self._now()) as reader:
+            self._scan = newest_scan(ledger)
+            self._rows.ledger = ledger
+            result = read_all(reader, self._rows, self._reporter, OwnersSeen(Filters()))
+            self._rows.compare()
+            if result.complete is False:
+                read = counted(self._rows.distinct_rows(), "memory")
+                raise Incomplete(
+                    f"Mem0 could not be read in full ({read} of {result.native_count})",
+                    hint="nothing was compared with it",
+                )
+        self.ended = format_time(self._now())
+
+    def conclude(self, as_of: str, is_behind: Callable[[str], bool]) -> Comparison | None:
+        """What differs between this reading and the ledger; None if too much changed meanwhile to tell.
+
+        `as_of`: when the last round began, which is after this reading ended. `is_behind`: whether that round left
+        changes of the owner with this id waiting.
+        """
+        rows = self._rows
+        if len(rows.differing) > MOST_CHANGED:
+            return None
+        settling = Settling(as_of, self._settle_s)
+        with Ledger.open_for_reading(self._state) as ledger:
+            living, later = planned_since(ledger, self._scan, most=MOST_CHANGED)
+            if later is None:
+                return None
+            left = [memory for memory in rows.differing.values() if memory.id not in later]
+            waiting, missing, undecided = 0, list[str](), list[str]()
+            for begin in range(0, len(left), _BATCH):
+                batch = left[begin : begin + _BATCH]
+                texts = newest_texts(ledger, [memory.id for memory in batch])
+                rows.note_found(memory_id for memory_id, known in texts.items() if known.tombstoned_at is None)
+                for memory in batch:
+                    known = texts.get(memory.id)
+                    if known is not None and _is_equal(memory, known):
+                        undecided += [memory.id] if known.state in UNDECIDED else []
+                    elif any(map(is_behind, memory.entity_ids.values())) or not settling.is_settled(memory):
+                        waiting += 1
+                    else:
+                        missing.append(memory.id)
+        extra = living - rows.count_found(except_for=later)
+        named = tuple([*missing, *undecided][:NAMED])
+        found = Differences(rows.memories.count, waiting, len(missing), len(undecided), extra, named)
+        return Comparison(self.began, found)
+
+
+class _Ids:
+    """Ids that came, each once: 8 bytes of each."""
+
+    def __init__(self) -> None:
+        self._hashes = NumberSet()
+        self.count = 0
+
+    def add(self, ids: Iterable[str]) -> None:
+        hashes = set(map(hash, ids))
+        new = hashes - self._hashes.among(hashes)
+        self._hashes.add(new)
+        self.count += len(new)
+
+    def count_among(self, ids: Iterable[str]) -> int:
+        """How many of these came."""
+        return len(self._hashes.among(set(map(hash, ids))))
+
+
+class _ComparedRows:
+    """Compares rows with the ledger as they come, and keeps those that differ; see `passes.RowSink`."""
+
+    def __init__(self, is_stopped: Callable[[], bool]) -> None:
+        self._is_stopped = is_stopped
+        self.ledger: Ledger | None = None
+        """Where the memories are looked up while rows come."""
+        self.begin_pass()
+
+    def begin_pass(self) -> None:
+        """All rows follow once more."""
+        self.memories = _Ids()
+        self.differing: dict[str, Memory] = {}
+        """The memories that were not in the ledger as Mem0 has them when they were read."""
+        self._found = _Ids()
+        """Those that the ledger knows to be in Mem0."""
+        self._skipped = _Ids()
+        self._without_id = 0
+        self._left_out: Counter[str] = Counter()
+        self._batch: list[tuple[Memory, tuple[str, int] | None]] = []
+
+    def add(self, row: Memory | Skipped, *, text_at: tuple[str, int] | None = None) -> None:
+        """One row; `text_at`: when its text came to be according to Mem0's history."""
+        if isinstance(row, Skipped):
+            self._skip(row)
+            return
+        self._batch.append((row, text_at))
+        if len(self._batch) >= _BATCH:
+            self.compare()
+
+    def distinct_rows(self) -> int:
+        """How many different rows came in this pass."""
+        self.compare()
+        return self.memories.count + self._skipped.count + self._without_id
+
+    def left_out(self) -> dict[str, int]:
+        """Rows whose content is not among the memories, by the reason."""
+        return dict(self._left_out)
+
+    def compare(self) -> None:
+        """Compare what came since the last time. Raises Interrupted if the reading is to end."""
+        batch, self._batch = self._batch, []
+        if self._is_stopped():
+            raise Interrupted("interrupted")
+        if not batch or self.ledger is None:
+            return
+        texts = newest_texts(self.ledger, [memory.id for memory, _ in batch])
+        self.memories.add(memory.id for memory, _ in batch)
+        self.note_found(memory_id for memory_id, known in texts.items() if known.tombstoned_at is None)
+        for memory, text_at in batch:
+            known = texts.get(memory.id)
+            if known is not None and _is_equal(memory, known) and known.state not in UNDECIDED:
+                self.differing.pop(memory.id, None)
+            elif len(self.differing) <= MOST_CHANGED:
+                self.differing[memory.id] = _with_time(memory, text_at)
+
+    def note_found(self, ids: Iterable[str]) -> None:
+        """The ledger knows these to be in Mem0."""
+        self._found.add(ids)
+
+    def count_found(self, *, except_for: Collection[str]) -> int:
+        """How many memories were read that the ledger knows to be in Mem0."""
+        return self._found.count - self._found.count_among(except_for)
+
+    def _skip(self, row: Skipped) -> None:
+        if row.id:
+            self._skipped.add([row.id])
+        else:
+            self._without_id += 1
+        if row.has_content:
+            self._left_out[reason_key(row.reason)] += 1
+
+
+def _is_equal(memory: Memory, known: NewestText) -> bool:
+    return known.tombstoned_at is None and known.digest == digest(memory.memory)
+
+
+def _with_time(memory: Memory, known: tuple[str, int] | None) -> Memory:
+    """The memory as a dump holds it: with the time of its text, where Mem0's history tells it."""
+    if known is None:
+        return memory
+    return replace(memory, text_at=known[0], history_row=known[1], text_at_source="history")

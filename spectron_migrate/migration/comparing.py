@@ -1,0 +1,97 @@
+"""When a process that follows compares all of Mem0 with the ledger, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+
+from spectron_migrate.errors import MigrateError
+from spectron_migrate.migration.compare_beside import BesideComparison
+from spectron_migrate.migration.reconcile import Agreement, Compared, write_result
+from spectron_migrate.migration.rounds import Round, Rounds
+from spectron_migrate.records import format_time
+
+RECONCILING_SHARE = 1 / 3
+"""The share of the time, at most, in which all of Mem0 is read only because `cutover.reconcile` says so."""
+
+
+class Comparing:
+    """Compares at the first round, and every `cutover.reconcile` from the moment when two comparisons agree.
+
+    Where the rounds read only what changed, all is read beside them; else, and after a difference, in a round.
+    """
+
+    def __init__(self, rounds: Rounds, *, clock: Callable[[], float], now: Callable[[], datetime]) -> None:
+        """`clock` in seconds, monotonic; `now` with its zone."""
+        self._rounds = rounds
+        self._clock = clock
+        self._now = now
+        self.due_at = float("-inf")
+        """By the clock."""
+        self._began = 0.0
+        self._agreement = Agreement()
+        self._beside: BesideComparison | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._in_round = False
+        """Whether the next comparison has to be made in a round."""
+
+    def begin(self) -> bool:
+        """Whether the round that begins now is to compare. Begins to read beside the rounds if that is due."""
+        if self._reading is not None or self._clock() < self.due_at:
+            return False
+        self._began = self._clock()
+        self._beside = None if self._in_round else self._rounds.comparison_beside()
+        if self._beside is None:
+            return True
+        self._reading = asyncio.create_task(asyncio.to_thread(self._beside.read))
+        return False
+
+    async def conclude(self, done: Round) -> None:
+        """What the comparison in this round shows, or one beside it that has ended; hold `round_lock` meanwhile.
+
+        Raises what stopped the reading beside the rounds.
+        """
+        shown: Compared | None = done
+        if self._reading is not None:
+            shown = await self._conclude_beside(done)
+        elif done.compared is not None:
+            self._in_round = False
+        if shown is None or shown.compared is None:
+            return
+        agree = self._agreement.add(shown)
+        if agree or shown.compared.total:
+            write_result(self._rounds.settings.state, self._agreement.result(format_time(self._now())))
+        if agree:
+            took_s = self._clock() - self._began
+            self.due_at = self._began + max(self._rounds.settings.reconcile_s, took_s / RECONCILING_SHARE)
+
+    def stop(self) -> None:
+        """End the reading; may be called from a signal handler."""
+        if self._beside is not None:
+            self._beside.stop()
+
+    async def end(self) -> None:
+        """Wait until the reading has ended."""
+        self.stop()
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            with suppress(MigrateError):
+                await reading
+
+    async def _conclude_beside(self, done: Round) -> Compared | None:
+        """None if the reading goes on, or ended after the round had begun, or proves nothing."""
+        reading, beside = self._reading, self._beside
+        if reading is None or beside is None or not reading.done():
+            return None
+        if reading.exception() is None and done.as_of <= beside.ended:
+            return None
+        self._reading = None
+        await reading
+        if done.behind is None:
+            self._in_round = True
+            return None
+        shown = await asyncio.to_thread(beside.conclude, done.as_of, done.behind.__contains__)
+        self._in_round = shown is None or shown.compared.total > 0
+        return shown

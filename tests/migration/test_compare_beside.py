@@ -1,0 +1,326 @@
+"""All of Mem0 compared with the ledger beside the rounds: what was missed is found, what goes on is no difference."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.errors import Incomplete, Interrupted
+from spectron_migrate.local.testing import running_server
+from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.mem0.stores.qdrant_changes import QdrantChanges
+from spectron_migrate.migration.compare_beside import BesideComparison, Comparison
+from spectron_migrate.migration.reconcile import read_last_result, reconcile_beside
+from spectron_migrate.migration.rounds import Round, Rounds, comparison_beside
+from spectron_migrate.records import Memory, Skipped, format_time
+from spectron_migrate.state.cutover_state import Step
+from spectron_migrate.state.following import FOLLOW_LOCK
+from spectron_migrate.state.journal import record_step
+from spectron_migrate.state.store import store_at
+from tests.mem0.qdrant_points import uuid
+from tests.support.scene import PgStore, Scene, Store
+
+pytestmark = pytest.mark.slow
+
+
+def nobody(_: str) -> bool:
+    return False
+
+
+def read(scene: Scene) -> BesideComparison:
+    """A reading that has ended."""
+    comparison = comparison_beside(scene.settings, now=scene.time.now)
+    comparison.read()
+    return comparison
+
+
+def conclude(comparison: BesideComparison, done: Round) -> Comparison:
+    assert done.behind is not None
+    shown = comparison.conclude(done.as_of, done.behind.__contains__)
+    assert shown is not None
+    return shown
+
+
+@pytest.fixture
+def delivered(scene: Scene) -> Scene:
+    """Five memories that are in Mem0 and in Spectron."""
+    for number in range(5):
+        scene.put(number, f"thing {number}", ago=4000 - number)
+    scene.round()
+    return scene
+
+
+def test_what_is_in_the_ledger_as_mem0_has_it_is_no_difference(delivered: Scene) -> None:
+    shown = conclude(read(delivered), delivered.round())
+    assert 5 == shown.compared.memories
+    assert 0 == shown.compared.total
+    assert not shown.quiet
+
+
+@pytest.mark.parametrize(
+    ("missed", "missing", "extra"),
+    [
+        (lambda scene: scene.put(7, "a new one", ago=3000), 1, 0),
+        (lambda scene: scene.put(3, "another text", ago=3000), 1, 0),
+        (lambda scene: scene.store.drop(3), 0, 1),
+    ],
+)
+def test_what_the_rounds_missed_is_a_difference(
+    delivered: Scene, missed: Callable[[Scene], object], missing: int, extra: int
+) -> None:
+    missed(delivered)
+    comparison = read(delivered)
+    shown = comparison.conclude(format_time(delivered.time.now()), nobody)  # as if a round had found nothing
+    assert shown is not None
+    assert missing == shown.compared.missing
+    assert extra == shown.compared.extra
+    assert missing == len(shown.compared.named)
+    assert set(shown.compared.named) <= {uuid(3), uuid(7)}
+
+
+def test_what_a_round_after_the_reading_brought_is_no_difference(delivered: Scene) -> None:
+    delivered.put(7, "a new one", ago=3000)
+    delivered.put(3, "another text", ago=3000)
+    delivered.store.drop(1)
+    comparison = read(delivered)
+    delivered.put(4, "a text that came after the reading", ago=2000)
+    delivered.store.drop(2)
+    shown = conclude(comparison, delivered.round())
+    assert 0 == shown.compared.total
+    assert 0 == shown.compared.waiting
+
+
+def test_a_text_that_is_too_young_to_be_sent_waits(delivered: Scene) -> None:
+    delivered.put(3, "a young text", ago=5)
+    shown = conclude(read(delivered), delivered.round())
+    assert 1 == shown.compared.waiting
+    assert 0 == shown.compared.total
+
+
+def test_two_edits_before_the_first_one_had_settled_are_no_difference(delivered: Scene) -> None:
+    delivered.put(3, "a second text", ago=5)
+    comparison = read(delivered)
+    delivered.time.pass_(40)
+    delivered.put(3, "a third text", ago=5)
+    delivered.time.pass_(30)
+    shown = conclude(comparison, delivered.round())
+    assert 0 == shown.compared.total
+
+
+def test_it_proves_nothing_if_very_much_changed_meanwhile(delivered: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spectron_migrate.migration.compare_beside.MOST_CHANGED", 2)
+    comparison = read(delivered)
+    for number in range(10, 14):
+        delivered.put(number, f"thing {number}", ago=3000)
+    done = delivered.round()
+    assert comparison.conclude(done.as_of, nobody) is None
+
+
+def test_a_reading_that_is_not_complete_raises(delivered: Scene) -> None:
+    delivered.open_reader = lambda now: Watched(delivered.store.open(now), lambda number: None, gives=3)
+    with pytest.raises(Incomplete, match=r"could not be read in full \(3 memories of 5\)"):
+        read(delivered)
+
+
+def test_a_reading_ends_soon_after_it_is_stopped(delivered: Scene) -> None:
+    comparison = comparison_beside(delivered.settings, now=delivered.time.now)
+    comparison.stop()
+    with pytest.raises(Interrupted):
+        comparison.read()
+
+
+class Watched:
+    """A reader that calls `at_row` with the number of each row before it gives it, and at most so many."""
+
+    def __init__(self, inner: Reader, at_row: Callable[[int], None], gives: int | None = None) -> None:
+        self._inner, self._at_row, self._gives = inner, at_row, gives
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def rows(self) -> Iterator[Memory | Skipped]:
+        for number, row in enumerate(self._inner.rows()):
+            if number == self._gives:
+                return
+            self._at_row(number)
+            yield row
+
+    def missing(self) -> int | None:
+        return self._inner.missing() if self._gives is None else 1
+
+    def __enter__(self) -> Watched:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._inner.close()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_changes_during_a_reading_only_what_was_missed_is_a_difference(tmp_path: Path, seed: int) -> None:
+    play(tmp_path, Store(tmp_path / "mem0"), random.Random(seed))
+
+
+@pytest.mark.parametrize("seed", range(6, 9))
+def test_of_a_table_of_postgres_as_well(tmp_path: Path, postgres: str, seed: int) -> None:
+    play(tmp_path, PgStore(tmp_path / "mem0", address=postgres), random.Random(seed))
+
+
+def play(tmp_path: Path, store: Store, dice: random.Random) -> None:
+    """Applications write and rounds run between the rows of a reading; afterwards one change is hidden from them."""
+    with running_server(tmp_path / "data", context="tests") as server:
+        scene = Scene(store, server, tmp_path, "user")
+        living = set(range(40))
+        for number in living:
+            scene.put(number, f"thing {number}", ago=9000 - number)
+        rounds = scene.rounds()
+        scene.round(rounds)
+
+        def act(_: int = 0) -> None:
+            scene.time.pass_(dice.choice((0, 1, 10)))
+            if dice.random() < 0.3:
+                number = dice.choice(sorted({*living, *range(40, 60)}))
+                if number in living and dice.random() < 0.4:
+                    living.remove(number)
+                    scene.store.drop(number)
+                else:
+                    living.add(number)
+                    ago = dice.choice((0, 5, 100))
+                    scene.put(number, f"thing {number} at {scene.time.moment}", ago=ago)
+            if dice.random() < 0.1:
+                scene.round(rounds)
+
+        hides = dice.random() < 0.4
+        if hides:
+            scene.put(99, "a memory that no round finds", ago=8000)
+            rounds = rounds_without(scene, 99)
+        comparison = BesideComparison(
+            scene.state,
+            lambda now: Watched(store.open(now), act),
+            settle_s=60.0,
+            reporter=scene.reporter,
+            now=scene.time.now,
+        )
+        comparison.read()
+        for _ in range(dice.randrange(5)):
+            act()
+        scene.time.pass_(100)
+        done = scene.round(rounds)
+        shown = conclude(comparison, done)
+    assert frozenset() == done.behind
+    assert hides == shown.compared.total
+    assert ((uuid(99),) if hides else ()) == shown.compared.named
+
+
+def rounds_without(scene: Scene, number: int) -> Rounds:
+    """Rounds to which a memory is invisible."""
+
+    class Blind(Watched):
+        def rows(self) -> Iterator[Memory | Skipped]:
+            return (row for row in self._inner.rows() if row.id != uuid(number))
+
+    scene.open_reader = lambda now: Blind(scene.store.open(now), lambda number: None)
+    return scene.rounds()
+
+
+def test_what_changes_while_all_of_mem0_is_read_arrives_before_that_has_ended(scene: Scene) -> None:
+    """The second comparison of a follower is held; rounds go on."""
+    scene.put(1, "one")
+    held, opened = threading.Event(), 0
+
+    def open_reader(now: datetime) -> Any:
+        nonlocal opened
+        opened += 1
+        wait = opened == 2
+        return Watched(scene.store.open(now), lambda number: held.wait(20) if wait else None)  # type: ignore[arg-type,func-returns-value]
+
+    scene.open_reader = open_reader
+    arrived: list[bool] = []
+
+    async def sleep(seconds: float) -> None:
+        scene.time.pass_(seconds)
+        await asyncio.sleep(0)
+        if opened == 2 and not held.is_set():
+            if uuid(2) not in scene.store.rows:
+                scene.put(2, "two", ago=1000)
+            elif "two" in scene.texts:
+                arrived.append(held.is_set())
+                held.set()
+
+    scene.follow(max_seconds=600, sleep=sleep)
+    assert [False] == arrived
+    found = read_last_result(scene.state)
+    assert found is not None
+    assert found.agree
+    assert 2 == found.memories
+
+
+def test_a_difference_is_mended_by_a_round_that_reads_everything(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads the changes misses one; the comparison beside the rounds finds it."""
+    scene.put(1, "one")
+    missed = uuid(2)
+    changed = QdrantChanges.changed
+
+    def blind(self: QdrantChanges, *, now: datetime) -> Any:
+        found = changed(self, now=now)
+        if found is None:
+            return None
+        return replace(found, memories=[memory for memory in found.memories if memory.id != missed])
+
+    monkeypatch.setattr(QdrantChanges, "changed", blind)
+    scene.open_reader = scene.store.open
+
+    async def sleep(seconds: float) -> None:
+        scene.time.pass_(seconds)
+        await asyncio.sleep(0)
+        if scene.store.readings == 1:
+            scene.put(2, "two", ago=1000)
+
+    done = scene.follow(max_seconds=60, sleep=sleep)
+    assert "two" in scene.texts
+    assert 0 == done.remaining
+    assert any("1 change of Mem0 did not show" in warning for warning in scene.reporter.warnings)
+
+
+def test_a_step_of_a_cutover_compares_beside_the_rounds_of_the_follower(delivered: Scene) -> None:
+    rounds = delivered.rounds()
+    delivered.round(rounds)
+
+    async def run() -> Any:
+        async with delivered.api() as api:
+
+            async def sleep(seconds: float) -> None:
+                delivered.time.pass_(seconds)
+                await rounds.round(api)
+
+            return await reconcile_beside(
+                delivered.settings, reporter=delivered.reporter, now=delivered.time.now, sleep=sleep
+            )
+
+    record_start(delivered)
+    lock = store_at(delivered.state).try_lock(FOLLOW_LOCK)
+    assert lock is not None
+    with lock:
+        result = asyncio.run(run())
+    assert result.agree
+    assert 5 == result.memories
+    assert result == read_last_result(delivered.state)
+
+
+def test_without_a_round_of_the_follower_nothing_is_agreed_beside_it(delivered: Scene) -> None:
+    record_start(delivered)
+    given: dict[str, Any] = {"now": delivered.time.now, "sleep": delivered.time.sleep}
+    assert asyncio.run(reconcile_beside(delivered.settings, reporter=delivered.reporter, **given)) is None
+    assert read_last_result(delivered.state) is None
+
+
+def record_start(scene: Scene) -> None:
+    at = scene.time.moment - timedelta(seconds=1)
+    record_step(scene.state, Step("start", format_time(at), "anna"))
