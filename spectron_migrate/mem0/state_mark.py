@@ -6,11 +6,11 @@ cannot see is found by the whole reading that follows in any case (docs/protocol
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from spectron_migrate.files.sqlite_heads import read_head
 from spectron_migrate.mem0.open import config_of, expand_patterns
 from spectron_migrate.mem0.stores.history import history_path
 from spectron_migrate.mem0.stores.oss_config import VectorStore, vector_store
@@ -58,9 +58,7 @@ def _files_mark(files: Iterable[Path], now_ns: int) -> str | None:
     parts: list[str] = []
     for file in (Path(f"{path}{tail}") for path in files for tail in ("", "-wal", "-journal")):
         try:
-            with file.open("rb") as opened:
-                status = os.fstat(opened.fileno())
-                head = opened.read(_HEAD)
+            status, head = read_head(file, _HEAD)
         except FileNotFoundError:
             parts.append(f"{file} is not there")
             continue

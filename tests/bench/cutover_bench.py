@@ -140,7 +140,9 @@ def following(folder: Path, server: Server) -> Iterator[None]:
         process = subprocess.Popen(command, cwd=folder, env=environment(server), stdout=out, stderr=err)
         try:
             yield
-            assert process.poll() is None, (folder / "follow.err").read_text()
+            said = (folder / "follow.out").read_text() + (folder / "follow.err").read_text()
+            said += (folder / "state" / "log.jsonl").read_text()[-4000:]
+            assert process.poll() is None, said
         finally:
             process.terminate()
             process.wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from urllib.parse import quote
 
 from spectron_migrate.errors import Incomplete, InputError
 from spectron_migrate.files.scratch import Scratch
+from spectron_migrate.files.sqlite_heads import forget_connection, note_connection, read_head
 
 _BUSY_SECONDS = 30.0
 _TRIES = 20
@@ -38,16 +38,21 @@ class ReadOnlyDb:
         """Whether it shows a copy of the file, which no later write reaches."""
         if not path.is_file():
             raise InputError(f"there is no database at {path}")
+        self._noted: tuple[int, int] | None = None
+        """The file to which this is a connection; None for a copy."""
         if is_wal(path):
             self._db = self._open_copy()
             return
+        self._noted = note_connection(path)
         try:
             self._db = self._open(path, "ro")
         except sqlite3.OperationalError as error:
+            self._forget()
             if not path.with_name(path.name + "-journal").exists():
                 raise self._explained(error) from error
             self._db = self._open_copy()
         except sqlite3.DatabaseError as error:
+            self._forget()
             raise self._explained(error) from error
 
     def all(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -80,6 +85,7 @@ class ReadOnlyDb:
     def close(self) -> None:
         """Close the database, and remove its copy if there is one."""
         self._db.close()
+        self._forget()
 
     def __enter__(self) -> Self:
         return self
@@ -88,6 +94,11 @@ class ReadOnlyDb:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _forget(self) -> None:
+        noted, self._noted = self._noted, None
+        if noted is not None:
+            forget_connection(noted)
 
     def _open(self, path: Path, mode: str) -> sqlite3.Connection:
         uri = f"file:{quote(str(path.resolve()))}?mode={mode}"
@@ -141,11 +152,10 @@ def identity(path: Path) -> tuple[int, int, int] | None:
     The count is that of the header, which the write-ahead log leaves as it was.
     """
     try:
-        with path.open("rb") as opened:
-            status = os.fstat(opened.fileno())
-            return status.st_dev, status.st_ino, int.from_bytes(opened.read(_COUNTER.stop)[_COUNTER], "big")
+        status, head = read_head(path, _COUNTER.stop)
     except FileNotFoundError:
         return None
+    return status.st_dev, status.st_ino, int.from_bytes(head[_COUNTER], "big")
 
 
 def is_later_state(now: tuple[int, int, int] | None, before: tuple[int, int, int] | None) -> bool:
@@ -155,8 +165,8 @@ def is_later_state(now: tuple[int, int, int] | None, before: tuple[int, int, int
 
 def is_wal(path: Path) -> bool:
     """Whether the header says that the last writer used WAL mode."""
-    with path.open("rb") as file:
-        return file.read(_VERSION_AT + 1)[_VERSION_AT:] == _WAL_VERSION
+    _, head = read_head(path, _VERSION_AT + 1)
+    return head[_VERSION_AT:] == _WAL_VERSION
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
