@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from spectron_migrate.migration.replay_options import ReplayOptions
-    from spectron_migrate.migration.rounds import CatchUpSettings, Round
+    from spectron_migrate.migration.round_result import Round
+    from spectron_migrate.migration.rounds import CatchUpSettings
     from spectron_migrate.settings import Settings
     from spectron_migrate.state.late_writes import LateWrites
 

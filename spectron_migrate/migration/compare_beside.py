@@ -34,7 +34,7 @@ _BATCH = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ComparedBeside:
     """What such a comparison shows."""
 
     as_of: str
@@ -93,7 +93,7 @@ class BesideComparison:
                 )
         self.ended = format_time(self._now())
 
-    def conclude(self, as_of: str, is_behind: Callable[[str], bool]) -> Comparison | None:
+    def conclude(self, as_of: str, is_behind: Callable[[str], bool]) -> ComparedBeside | None:
         """What differs between this reading and the ledger; None if too much changed meanwhile to tell.
 
         `as_of`: when the last round began, which is after this reading ended. `is_behind`: whether that round left
@@ -124,7 +124,7 @@ class BesideComparison:
         extra = living - rows.count_found(except_for=later)
         named = tuple([*missing, *undecided][:NAMED])
         found = Differences(rows.memories.count, waiting, len(missing), len(undecided), extra, named)
-        return Comparison(self.began, found)
+        return ComparedBeside(self.began, found)
 
 
 class _Ids:

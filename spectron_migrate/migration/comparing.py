@@ -10,7 +10,8 @@ from datetime import datetime
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.migration.compare_beside import BesideComparison
 from spectron_migrate.migration.reconcile import Agreement, Compared, write_result
-from spectron_migrate.migration.rounds import Round, Rounds
+from spectron_migrate.migration.round_result import Round
+from spectron_migrate.migration.rounds import Rounds
 from spectron_migrate.records import format_time
 
 RECONCILING_SHARE = 1 / 3

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from spectron_migrate.migration.drain_outbox import Drained
-from spectron_migrate.migration.rounds import Round, count_behind
+from spectron_migrate.migration.round_result import Round, count_behind
 from spectron_migrate.records import Reporter, counted, format_time
 
 DRAINS_EVERY_S = 5.0

@@ -28,7 +28,8 @@ from spectron_migrate.mem0.search import close_memory, mem0_home, unused_llm
 from spectron_migrate.migration.follow import Follow
 from spectron_migrate.migration.ledger_access import round_lock
 from spectron_migrate.migration.reconcile import read_last_result, reconcile
-from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds
+from spectron_migrate.migration.round_result import Round
+from spectron_migrate.migration.rounds import CatchUpSettings, Rounds
 from spectron_migrate.records import Memory, NullReporter, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.call_log import (

@@ -40,7 +40,8 @@ from spectron_migrate.migration import rounds as rounds_module
 from spectron_migrate.migration.export import run_export
 from spectron_migrate.migration.planning import make_plan
 from spectron_migrate.migration.replay import Replay
-from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds
+from spectron_migrate.migration.round_result import Round
+from spectron_migrate.migration.rounds import CatchUpSettings, Rounds
 from spectron_migrate.records import Filters, NullReporter, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from tests.bench.replay_bench import Server, serving

@@ -21,7 +21,7 @@ from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.mem0.open import mem0_source_info
 from spectron_migrate.migration.late_writers import bring_late_writes
 from spectron_migrate.migration.reconcile import Reconciled
-from spectron_migrate.migration.rounds import Round
+from spectron_migrate.migration.round_result import Round
 from spectron_migrate.records import SourceInfo, format_time
 from spectron_migrate.state.cutover_state import CutoverState, Step, StepName
 from spectron_migrate.state.heartbeat_files import APPLICATIONS

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
+from spectron_migrate.dump import read_manifest
 from spectron_migrate.errors import ExitCode, InputError, LedgerLocked
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.ledger_access import round_lock
-from spectron_migrate.records import Memory, Skipped
-from spectron_migrate.state.journal import read_journal
+from spectron_migrate.records import Memory, Skipped, format_time
+from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK, READS_CHANGES
+from spectron_migrate.state.journal import CaughtUp, publish_routing, read_journal
+from spectron_migrate.state.store import store_at, write_object
 from tests.cutover.support import Operator, failing
 
 pytestmark = pytest.mark.slow
@@ -132,3 +135,50 @@ def test_a_shift_names_the_process_whose_round_it_waited_for(operator: Operator)
     with pytest.raises(LedgerLocked, match=rf"process (.*/)?{os.getpid()}\b"):
         asyncio.run(shift_during_a_round())
     assert "started" == operator.state.phase
+
+
+def test_a_shift_holds_up_no_round_of_a_follower_that_reads_only_what_changed(operator: Operator) -> None:
+    operator.make_ready()
+    scene, rounds = operator.scene, operator.scene.rounds()
+    scene.round(rounds)
+    before = read_manifest(scene.settings.dump)
+    write_object(scene.state, FOLLOW_FILE, {READS_CHANGES: True})
+
+    async def sleep(seconds: float) -> None:
+        """The follower goes on."""
+        scene.time.pass_(seconds)
+        async with scene.api() as api, round_lock(scene.state, patience_s=0):
+            await rounds.round(api)
+
+    lock = store_at(scene.state).try_lock(FOLLOW_LOCK)
+    assert lock is not None
+    with lock:
+        result = operator.shift(50, sleep=sleep)
+    assert ExitCode.DONE == result.exit_code
+    assert 50 == operator.state.percent
+    assert result.reconciled is not None
+    assert result.reconciled.agree
+    assert before == read_manifest(scene.settings.dump)
+
+
+def test_a_shift_beside_a_follower_that_missed_something_reads_it_in_rounds_of_its_own(operator: Operator) -> None:
+    operator.make_ready()
+    scene = operator.scene
+    rounds = scene.rounds()
+    scene.round(rounds)
+    write_object(scene.state, FOLLOW_FILE, {READS_CHANGES: True})
+    scene.put(50, "a text that the follower never sees", ago=3000)
+
+    async def sleep(seconds: float) -> None:
+        scene.time.pass_(seconds)
+        state = scene.state
+        publish_routing(state, CaughtUp(format_time(scene.time.now()), 1e12, frozenset()), now="")
+
+    lock = store_at(scene.state).try_lock(FOLLOW_LOCK)
+    assert lock is not None
+    with lock:
+        result = operator.shift(50, sleep=sleep)
+    assert result.reconciled is not None
+    assert result.reconciled.agree
+    assert 7 == result.reconciled.memories
+    assert "a text that the follower never sees" in scene.texts

@@ -18,7 +18,8 @@ from spectron_migrate.local.idempotency import IN_FLIGHT
 from spectron_migrate.local.testing import running_server
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.reconcile import Reconciled, reconcile
-from spectron_migrate.migration.rounds import Round, Rounds
+from spectron_migrate.migration.round_result import Round
+from spectron_migrate.migration.rounds import Rounds
 from spectron_migrate.records import Memory, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.cutover_state import Step

@@ -17,9 +17,10 @@ from spectron_migrate.errors import Incomplete, Interrupted
 from spectron_migrate.local.testing import running_server
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.mem0.stores.qdrant_changes import QdrantChanges
-from spectron_migrate.migration.compare_beside import BesideComparison, Comparison
+from spectron_migrate.migration.compare_beside import BesideComparison, ComparedBeside
 from spectron_migrate.migration.reconcile import read_last_result, reconcile_beside
-from spectron_migrate.migration.rounds import Round, Rounds, comparison_beside
+from spectron_migrate.migration.round_result import Round
+from spectron_migrate.migration.rounds import Rounds, comparison_beside
 from spectron_migrate.records import Memory, Skipped, format_time
 from spectron_migrate.state.cutover_state import Step
 from spectron_migrate.state.following import FOLLOW_LOCK
@@ -42,7 +43,7 @@ def read(scene: Scene) -> BesideComparison:
     return comparison
 
 
-def conclude(comparison: BesideComparison, done: Round) -> Comparison:
+def conclude(comparison: BesideComparison, done: Round) -> ComparedBeside:
     assert done.behind is not None
     shown = comparison.conclude(done.as_of, done.behind.__contains__)
     assert shown is not None

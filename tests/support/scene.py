@@ -23,7 +23,8 @@ from spectron_migrate.mem0.state_mark import state_mark
 from spectron_migrate.migration.export import run_export
 from spectron_migrate.migration.follow import Follow
 from spectron_migrate.migration.follow_summary import FollowSummary
-from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds
+from spectron_migrate.migration.round_result import Round
+from spectron_migrate.migration.rounds import CatchUpSettings, Rounds
 from spectron_migrate.records import Filters, Gauges, Json, NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.mem0.qdrant_points import key_of, point, uuid, write_store
