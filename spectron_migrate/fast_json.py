@@ -15,6 +15,7 @@ import orjson
 from spectron_migrate.records import Json
 
 _ATOMS = frozenset({str, int, bool, type(None)})
+_SORTED_LINE = orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -53,19 +54,20 @@ def canonical(value: Json) -> bytes:
     return _CANONICAL.encode(value).encode()
 
 
-def canonical_row(row: dict[str, Json], nested: dict[str, Json]) -> bytes:
-    """`canonical` of a row with the values of `nested`, whose names it has already, in place of its own.
+def canonical_line(row: dict[str, Json], *nested: Json) -> bytes:
+    """A line with `canonical` of a row, of whose values only `nested` are other than texts, whole numbers and nothing.
 
-    The row is changed. It is the fastest for a row of texts, numbers and nothing, with its names in order.
+    It is the fastest for a row with its names in order.
     """
-    is_alike = _ATOMS.issuperset(map(type, row.values())) and all(map(_is_alike, nested.values()))
-    row.update(nested)
-    if is_alike:
+    for value in nested:
+        if value and not _is_alike(value):
+            break
+    else:
         try:
-            return orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
+            return orjson.dumps(row, option=_SORTED_LINE)
         except TypeError:
             pass  # see `canonical`
-    return _CANONICAL.encode(row).encode()
+    return _CANONICAL.encode(row).encode() + b"\n"
 
 
 def _is_alike(value: Any) -> bool:

@@ -18,22 +18,22 @@ from typing import Any
 from spectron_migrate.dump.changes import NEWEST, changes_name, is_changes
 from spectron_migrate.dump.manifest import DELETED, MANIFEST, SKIPPED, FileSum, Manifest, pending_name
 from spectron_migrate.errors import InputError, LedgerLocked
-from spectron_migrate.fast_json import canonical, canonical_row
+from spectron_migrate.fast_json import canonical, canonical_line
 from spectron_migrate.files.atomic import sync_folder, write_durably
 from spectron_migrate.files.locks import FileLock, try_lock
 from spectron_migrate.records import Json, Memory
 
 _BUFFER = 1 << 18
-_LARGE = 1 << 17
+_PIECE = 1 << 19
 _SYNC_EACH = 1 << 26
 _MOST_PENDING = 4
-"""Large pieces that wait to be written, each of a few megabytes at most."""
+"""Pieces that wait to be written, each of a megabyte or two at most, unless one text is longer."""
 
 
 class LineFile:
     """A new file of lines that computes its own checksum; readable by its owner alone.
 
-    Large pieces are written and hashed by a thread of its own, beside the reading of the next ones.
+    Lines are held until they are a large piece, which a thread of its own hashes and writes beside the reading.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,6 +42,9 @@ class LineFile:
         self.count = 0
         self._hash = hashlib.sha256()
         self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b", buffering=_BUFFER)
+        self._held: list[bytes] = []
+        self._passed_on = 0
+        """The size of what was passed to the thread, or written."""
         self._beside: ThreadPoolExecutor | None = None
         self._pending: deque[Future[None]] = deque()
         self._unsynced = 0
@@ -51,17 +54,14 @@ class LineFile:
 
     def write_all(self, lines: list[bytes]) -> None:
         """Write these lines; those that are empty are none."""
-        data = b"".join(lines)
-        if len(data) < _LARGE:
-            self._wait()
-            self._write(data)
-        else:
+        self._held += lines
+        self.size += sum(map(len, lines))
+        self.count += len(lines) - lines.count(b"")
+        if self.size - self._passed_on >= _PIECE:
             if self._beside is None:
                 self._beside = ThreadPoolExecutor(1, "dump")
             self._wait(_MOST_PENDING)
-            self._pending.append(self._beside.submit(self._write, data))
-        self.size += len(data)
-        self.count += len(lines) - lines.count(b"")
+            self._pending.append(self._beside.submit(self._write, self._take_held()))
 
     def lines(self) -> Iterator[bytes]:
         self._flush()
@@ -75,7 +75,7 @@ class LineFile:
             return lines.readline()
 
     def checksum(self) -> FileSum:
-        self._wait()
+        self._flush()
         return FileSum(sha256=self._hash.hexdigest(), size=self.size, lines=self.count)
 
     def rename(self, path: Path) -> None:
@@ -94,6 +94,12 @@ class LineFile:
         with suppress(OSError):  # the disk is full, but the data is not needed any more
             self._file.close()
 
+    def _take_held(self) -> bytes:
+        data = b"".join(self._held)
+        self._held.clear()
+        self._passed_on += len(data)
+        return data
+
     def _write(self, data: bytes) -> None:
         self._file.write(data)
         self._hash.update(data)
@@ -111,6 +117,7 @@ class LineFile:
 
     def _flush(self) -> None:
         self._wait()
+        self._write(self._take_held())
         self._file.flush()
 
     def _end(self) -> None:
@@ -135,15 +142,15 @@ def memory_line(memory: Memory, known: tuple[str, int] | None) -> bytes:
         "actor_id": memory.actor_id,
         "agent_id": memory.agent_id,
         "app_id": memory.app_id,
-        "categories": None,
+        "categories": memory.categories,
         "created_at": memory.created_at,
         "expiration_date": memory.expiration_date,
-        "extra": None,
+        "extra": memory.extra,
         "hash": memory.hash,
         "history_row": memory.history_row,
         "id": memory.id,
         "memory": memory.memory,
-        "metadata": None,
+        "metadata": memory.metadata,
         "role": memory.role,
         "run_id": memory.run_id,
         "state": memory.state,
@@ -154,9 +161,8 @@ def memory_line(memory: Memory, known: tuple[str, int] | None) -> bytes:
     }
     if known is not None:
         set_time(row, known)
-    nested = {"categories": memory.categories, "extra": memory.extra, "metadata": memory.metadata}
     try:
-        return canonical_row(row, nested) + b"\n"
+        return canonical_line(row, memory.categories, memory.extra, memory.metadata)
     except (UnicodeEncodeError, TypeError, ValueError):
         return json_line(row)
 

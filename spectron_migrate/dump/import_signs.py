@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 
 from spectron_migrate.records import is_time, parse_time
@@ -20,15 +21,16 @@ class ImportSigns:
         self._created: tuple[str, str] | None = None
         self._updated: tuple[str, str] | None = None
 
-    def add(self, created_at: str | None, updated_at: str | None) -> None:
-        """Look at the times of one memory."""
-        if created_at is None or not is_time(created_at):
-            return
-        self._dated += 1
-        if updated_at is not None and updated_at > created_at:
-            self._late += 1
-            self._created = _widened(self._created, created_at)
-            self._updated = _widened(self._updated, updated_at)
+    def add(self, times: Iterable[tuple[str | None, str | None]]) -> None:
+        """Look at `created_at` and `updated_at` of these memories."""
+        for created_at, updated_at in times:
+            if created_at is None or not is_time(created_at):
+                continue
+            self._dated += 1
+            if updated_at is not None and updated_at > created_at:
+                self._late += 1
+                self._created = _widened(self._created, created_at)
+                self._updated = _widened(self._updated, updated_at)
 
     @property
     def is_import(self) -> bool:

@@ -1,20 +1,22 @@
 """Which ids a scan has seen, and at which file offsets their lines are: a small SQLite file, so memory stays flat.
 
-Rows are appended as they come. The index by id is built when it is first needed, because keeping a million random
-ids sorted during the scan costs more than everything else an export does; most scans never need it.
+Rows are appended as they come, packed a batch at a time. They are unpacked into a table with one row for each, and
+the index by id is built, when that is first needed: most scans never need it, and for a million random ids it costs
+more than everything else an export does.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import accumulate, chain
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from spectron_migrate.fast_json import loads
 from spectron_migrate.mem0.seen_ids import count_different
@@ -26,6 +28,10 @@ PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -1000;
 CREATE TABLE seen (
   number INTEGER PRIMARY KEY, id BLOB, pass INTEGER, offset INTEGER, record BLOB DEFAULT x'', text BLOB DEFAULT x''
 );
+CREATE TABLE appended (
+  number INTEGER PRIMARY KEY, pass INTEGER, offset INTEGER, rows INTEGER, written INTEGER,
+  ids TEXT, sizes BLOB, records BLOB, texts BLOB
+);
 CREATE TABLE dead (offset INTEGER PRIMARY KEY);
 CREATE TABLE owner (kind TEXT, id BLOB, memories INTEGER, PRIMARY KEY (kind, id)) WITHOUT ROWID;
 """
@@ -34,15 +40,20 @@ _OWNERS = ("user", "agent", "run")
 _OWNERS_IN_MEMORY = 10_000
 """Owners whose counts are kept in memory before they are written to the file."""
 
-_BATCH = 1000
-BATCH_BYTES = 1 << 22
+_BATCH = 250
+"""Rows held in memory at once: those of a thousand no longer fit into the processor's cache."""
+
+BATCH_BYTES = 1 << 20
 """Bytes of lines held in memory at once: a text may be huge."""
 
 _LOOKUP_BATCH = 500
 _MOST_HASHES = 8_000_000
 """Rows up to which a search for ids that came twice is done in memory: 16 bytes a row."""
-_INSERT_BATCH = 250
-"""Rows of one INSERT statement: few statements, and no more bound values than any SQLite version accepts."""
+_RECORD_SIZE, _TEXT_SIZE = 16, 8
+"""Bytes of the digests of a line and of its text."""
+
+_owners_of = attrgetter("user_id", "agent_id", "run_id")
+_times_of = attrgetter("created_at", "updated_at")
 
 
 class Batch:
@@ -79,12 +90,12 @@ class Batch:
     @property
     def owners(self) -> list[tuple[str | None, str | None, str | None]]:
         """User, agent and run of each memory."""
-        return [(memory.user_id, memory.agent_id, memory.run_id) for memory in self.memories]
+        return list(map(_owners_of, self.memories))
 
-    def text_digests(self) -> list[bytes]:
-        """Of each row; empty for one without a line."""
-        texts = iter(self.memories)
-        return [text_digest(next(texts).memory) if line else b"" for line in self.lines]
+    @property
+    def times(self) -> list[tuple[str | None, str | None]]:
+        """When each memory was created and last changed."""
+        return list(map(_times_of, self.memories))
 
 
 class SeenRow(NamedTuple):
@@ -114,37 +125,46 @@ class SeenIndex:
         self._compares = compares
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.executescript(_SCHEMA)
-        self._is_sorted = False
+        self._is_unpacked = self._is_sorted = False
         self._hashes = array("q")
         """Of the ids of all rows that were ever appended."""
         self._counted: dict[str, Counter[str | None]] = {kind: Counter() for kind in _OWNERS}
 
     def append(self, batch: Batch, offset: int, number: int) -> None:
         """Record rows of pass `number`, whose lines are in the file one after the other, from `offset` on."""
+        self._hashes.extend(map(hash, batch.ids))
+        records = texts = b""
+        if self._compares:
+            records = b"".join(map(record_digest, batch.lines))
+            texts = b"".join([text_digest(memory.memory) for memory in batch.memories])
+        self._db.execute(
+            "INSERT INTO appended VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(number, offset, len(batch.ids), len(batch.memories)),
+                *(json.dumps(batch.ids), array("Q", map(len, batch.lines)), records, texts),
+            ),
+        )
+        self._is_unpacked = False
+
+    def _unpack(self) -> None:
+        """Make rows of the batches that were appended."""
+        if self._is_unpacked:
+            return
         if self._is_sorted:
             self._db.execute("DROP INDEX by_id")
             self._is_sorted = False
-        self._hashes.extend(map(hash, batch.ids))
-        ids = [to_bytes(one) for one in batch.ids]
-        offsets = [
-            at if line else NOT_WRITTEN
-            for at, line in zip(accumulate(map(len, batch.lines), initial=offset), batch.lines, strict=False)
-        ]
-        columns: list[list[Any]] = [ids, [number] * len(ids), offsets]
-        if self._compares:
-            columns += [[record_digest(line) for line in batch.lines], batch.text_digests()]
-        names = ", ".join(("id", "pass", "offset", "record", "text")[: len(columns)])
-        row_marks = f"({', '.join('?' * len(columns))})"
-        rows = list(zip(*columns, strict=True))
         self._db.execute("BEGIN")
-        for begin in range(0, len(rows), _INSERT_BATCH):
-            part = rows[begin : begin + _INSERT_BATCH]
-            marks = ", ".join([row_marks] * len(part))
-            self._db.execute(f"INSERT INTO seen ({names}) VALUES {marks}", list(chain.from_iterable(part)))
+        while batch := self._db.execute("SELECT * FROM appended ORDER BY number LIMIT 1").fetchone():
+            self._db.executemany(
+                "INSERT INTO seen (id, pass, offset, record, text) VALUES (?, ?, ?, ?, ?)", _unpacked(*batch[1:])
+            )
+            self._db.execute("DELETE FROM appended WHERE number = ?", batch[:1])
         self._db.execute("COMMIT")
+        self._is_unpacked = True
 
     def sort(self) -> None:
         """Build the index by id, which lasts until more rows are appended."""
+        self._unpack()
         if not self._is_sorted:
             self._db.execute("CREATE INDEX by_id ON seen (id)")
             self._is_sorted = True
@@ -186,6 +206,7 @@ class SeenIndex:
 
         `advance` gets the number of lines read.
         """
+        self._unpack()
         near: list[SeenRow] = []
         next_number = unread = 0
         for batch in _batches(lines):
@@ -216,19 +237,28 @@ class SeenIndex:
 
     def seen(self, number: int) -> int:
         """How many ids were seen in a pass."""
-        return int(self._db.execute("SELECT count(*) FROM seen WHERE pass = ?", (number,)).fetchone()[0])
+        sql = (
+            "SELECT (SELECT count(*) FROM seen WHERE pass = ?1)"
+            " + (SELECT coalesce(sum(rows), 0) FROM appended WHERE pass = ?1)"
+        )
+        return int(self._db.execute(sql, (number,)).fetchone()[0])
 
     def written(self) -> int:
         """How many ids have a line in the new file."""
-        return int(self._db.execute("SELECT count(*) FROM seen WHERE offset >= 0").fetchone()[0])
+        sql = "SELECT (SELECT count(*) FROM seen WHERE offset >= 0) + (SELECT coalesce(sum(written), 0) FROM appended)"
+        return int(self._db.execute(sql).fetchone()[0])
 
     def forget_before(self, number: int) -> None:
-        """Drop ids that were last seen before pass `number`: they are no longer in the store."""
+        """Drop ids that were last seen before pass `number`, from 1: they are no longer in the store."""
+        if number == 1:
+            return
+        self._unpack()
         self._db.execute("INSERT OR IGNORE INTO dead SELECT offset FROM seen WHERE pass < ? AND offset >= 0", (number,))
         self._db.execute("DELETE FROM seen WHERE pass < ?", (number,))
 
     def not_among(self, numbers: bytearray) -> Iterator[str]:
         """Ids with a line whose number is 0 in `numbers`, or beyond its end."""
+        self._unpack()
         for number, memory_id in self._db.execute("SELECT number, id FROM seen WHERE offset >= 0"):
             if number >= len(numbers) or not numbers[number]:
                 yield from_bytes(memory_id)
@@ -310,6 +340,21 @@ def _batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield batch
 
 
+def _unpacked(
+    pass_number: int, offset: int, _rows: int, _written: int, ids: str, sizes: bytes, records: bytes, texts: bytes
+) -> Iterator[tuple[bytes, int, int, bytes, bytes]]:
+    """The rows of a batch."""
+    written = 0
+    for memory_id, size in zip(json.loads(ids), array("Q", sizes), strict=True):
+        if not size:
+            yield to_bytes(memory_id), pass_number, NOT_WRITTEN, b"", b""
+            continue
+        record = records[written * _RECORD_SIZE : (written + 1) * _RECORD_SIZE]
+        text = texts[written * _TEXT_SIZE : (written + 1) * _TEXT_SIZE]
+        yield to_bytes(memory_id), pass_number, offset, record, text
+        offset, written = offset + size, written + 1
+
+
 def _seen_row(row: tuple[int, bytes, int, int, bytes, bytes]) -> SeenRow:
     number, memory_id, pass_number, offset, record, text = row
     return SeenRow(number, from_bytes(memory_id), pass_number, offset, record, text)
@@ -317,9 +362,9 @@ def _seen_row(row: tuple[int, bytes, int, int, bytes, bytes]) -> SeenRow:
 
 def text_digest(text: str) -> bytes:
     """A short digest, equal for equal texts."""
-    return hashlib.blake2b(to_bytes(text), digest_size=8).digest()
+    return hashlib.blake2b(to_bytes(text), digest_size=_TEXT_SIZE).digest()
 
 
 def record_digest(line: bytes) -> bytes:
     """A digest, equal for equal lines; empty for an empty line."""
-    return hashlib.blake2b(line, digest_size=16).digest() if line else b""
+    return hashlib.blake2b(line, digest_size=_RECORD_SIZE).digest() if line else b""

@@ -250,8 +250,7 @@ class DumpWriter:
         memories.write_all(batch.lines)
         self._seen.append(batch, offset, self._pass)
         self._seen.count_owners(batch.owners)
-        for memory in batch.memories:
-            self._import_signs.add(memory.created_at, memory.updated_at)
+        self._import_signs.add(batch.times)
         self._settled = False
 
     def _settle(self) -> None:
@@ -335,7 +334,7 @@ class DumpWriter:
                 self.append_line(DELETED, row)
             else:
                 merge.carried += 1
-                self._import_signs.add(row["created_at"], row["updated_at"])
+                self._import_signs.add([(row["created_at"], row["updated_at"])])
                 self._files[MEMORIES].write(line)
                 self._seen.count_owners([owners_of(row)])
         for line, found, row in self._seen.beside(old.encoded_lines(DELETED)):

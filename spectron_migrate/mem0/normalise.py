@@ -81,7 +81,10 @@ _JAVASCRIPT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 _PYTHON = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?[+-]\d\d:\d\d", re.ASCII)
 _NAMED = ("user_id", "agent_id", "run_id", "actor_id", "role", "hash")
 _TEXT_OR_NOTHING = frozenset({str, type(None)})
-_ENTITY_TYPE = frozenset(("entity_type", "entityType"))
+_TEXTS_OF_A_LINE = (
+    *(*ENTITY_IDS, "actor_id", "role", "hash", "created_at", "updated_at", "expiration_date"),
+    *("text_at", "text_at_source", "state"),
+)
 _LINKED = frozenset(("linked_memory_ids", "linkedMemoryIds"))
 _TEXT_NAMES = ("memory", "data", "text", "content")
 _PAYLOAD_TEXT_NAMES = ("data", "memory", "text", "content")
@@ -150,7 +153,7 @@ def from_payload(row_id: Any, payload: Mapping[str, Json], *, now: datetime) -> 
     memory_id = row_id if row_id.__class__ is str and row_id else identifier_of(row_id, "id", raw)
     if memory_id is None:
         return Skipped(id="", reason=NO_ID)
-    if not _ENTITY_TYPE.isdisjoint(rest) and not _LINKED.isdisjoint(rest):
+    if ("entity_type" in rest or "entityType" in rest) and not _LINKED.isdisjoint(rest):
         return Skipped(id=memory_id, reason=ENTITY_ROW)
     text = take_text(rest, _PAYLOAD_TEXT_NAMES, raw)
     if text is None:
@@ -232,7 +235,7 @@ def _build(
     metadata: dict[str, Json] | None,
 ) -> Memory | Skipped:
     """Take Mem0's fields out of `rest`; what is left is the metadata of a payload, or unknown fields of an item."""
-    if not is_unicode(memory_id):
+    if not memory_id.isascii() and not is_unicode(memory_id):
         return Skipped(id=memory_id, reason=HALF_ID, has_content=True)
     given = rest.get("created_at")
     created_at = take_time(rest, "created_at", raw)
@@ -290,5 +293,7 @@ def _dump_line(row: Mapping[str, Json]) -> Memory | None:
         memory = Memory.from_json(row)
     except (TypeError, ValueError):
         return None
-    is_valid = isinstance(memory.id, str) and is_unicode(memory.id) and isinstance(memory.memory, str)
-    return memory if is_valid else None
+    if not isinstance(memory.id, str) or not is_unicode(memory.id) or not isinstance(memory.memory, str):
+        return None
+    has_texts = _TEXT_OR_NOTHING.issuperset(type(getattr(memory, name)) for name in _TEXTS_OF_A_LINE)
+    return memory if has_texts and isinstance(memory.history_row, int | None) else None

@@ -14,6 +14,7 @@ from spectron_migrate.dump.merge import DumpUpdate
 from spectron_migrate.dump.owners_seen import OwnersSeen
 from spectron_migrate.dump.writer import DumpWriter
 from spectron_migrate.errors import ExitCode, Incomplete, InputError
+from spectron_migrate.garbage import fewer_collections
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.passes import ReadResult, read_all
 from spectron_migrate.records import Filters, Json, Reporter, Skipped, counted
@@ -112,7 +113,8 @@ def run_export(
     try:
         with DumpWriter(dump_dir, reader.info, began, filters=filters, since=since, rereads=reader.rereads) as writer:
             seen = OwnersSeen(filters)
-            reading = read_all(reader, writer, reporter, seen)
+            with fewer_collections():
+                reading = read_all(reader, writer, reporter, seen)
             if reading.complete is not False:
                 _refuse_empty_source(writer, dump_dir)
                 _refuse_unknown_owners(seen, writer, reader)

@@ -42,9 +42,13 @@ ODD = st.sampled_from([datetime(2026, 1, 1, tzinfo=UTC), b"bytes", 2**70, "\ud80
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.dictionaries(st.text(max_size=5), JSON | ODD), st.none() | st.text() | st.integers() | st.floats() | ODD)
-def test_the_line_of_a_memory_is_that_of_its_fields(metadata: dict[str, Any], odd: Any) -> None:
-    given_one = memory("m1", metadata=metadata, role=odd, categories=("a", "b"), extra={"as_given": {"role": odd}})
+@given(
+    st.dictionaries(st.text(max_size=5), JSON | ODD),
+    st.none() | st.text(st.characters()),
+    st.none() | st.text() | st.integers() | st.floats() | ODD,
+)
+def test_the_line_of_a_memory_is_that_of_its_fields(metadata: dict[str, Any], role: str | None, odd: Any) -> None:
+    given_one = memory("m1", metadata=metadata, role=role, categories=("a", "b"), extra={"as_given": {"role": odd}})
     with_time = given_one.to_json() | {"text_at": "t", "history_row": 3, "text_at_source": "history"}
 
     assert json_line(given_one.to_json()) == memory_line(given_one, None)

@@ -43,8 +43,7 @@ def created(day: int) -> str:
 
 def signs(*times: tuple[str | None, str | None]) -> bool:
     found = ImportSigns()
-    for created_at, updated_at in times:
-        found.add(created_at, updated_at)
+    found.add(times)
     return found.is_import
 
 

@@ -33,7 +33,7 @@ _SUSPECT_SIZES = (20, 100, 200, 1000)
 
 FILE_LEFT_OUT = "a file in an archive that is not read"
 LINE_WITHOUT_MEMORY = "a memory that is in a backup's memories.jsonl.gz, and not in its memories.json"
-_BATCH = 1000
+_BATCH = 250
 
 
 class FilesReader(ReaderBase):
