@@ -160,11 +160,11 @@ def words_seen_by(work: Workspace, reader: ScopeReader) -> Callable[[], WordFreq
 def suspicions(work: Workspace, hits: Sequence[Hit], fact: StoredMemory, other: ScopeReader) -> list[Suspicion]:
     """Hits in `other`'s lens that, by ids and texts, came from a memory that `other` must not see."""
     suspected = []
-    by_id = work.owners_of_each([hit.id for hit in hits])
+    behind = work.selectors_behind([hit.id for hit in hits])
     for hit in hits:
-        of_id = by_id[hit.id]
-        if any(covers(other.lens, source.selector) for source in of_id):
+        if any(covers(other.lens, selector) for selector in behind[hit.id]):
             continue
+        of_id = work.owners_of(hit.id) if behind[hit.id] else []
         sources = of_id or (work.owners_of(hit.turn_id) if hit.turn_id is not None else [])
         if sources:
             if not any(covers(other.lens, source.selector) for source in sources):

@@ -133,17 +133,13 @@ def wordings(fact: StoredMemory, words: Sequence[str]) -> list[Wording]:
 
 
 def _searches(work: Workspace, sample: int | None) -> Iterator[KeywordSearch]:
-    drawn = None if sample is None else _sample(work, sample)
+    drawn = None if sample is None else work.drawn_of_scopes(sample)
     for scope, _ in work.scopes():
         frequencies: WordFrequencies | None = None
-        for fact in work.facts_of(scope, only_expected=True):
-            if drawn is None or fact.no in drawn or not fact.echoed:
-                frequencies = frequencies or WordFrequencies(work.texts_of(scope))
-                yield KeywordSearch(fact, tuple(frequencies.rarest(fact.text)), frequencies)
-
-
-def _sample(work: Workspace, sample: int) -> set[int]:
-    return {fact.no for fact in work.drawn(sample)}
+        some = None if drawn is None else sorted({*drawn.get(scope, ()), *work.not_echoed_in(scope)})
+        for fact in work.facts_of(scope, only_expected=True) if some is None else work.numbered(some):
+            frequencies = frequencies or WordFrequencies(work.texts_of(scope))
+            yield KeywordSearch(fact, tuple(frequencies.rarest(fact.text)), frequencies)
 
 
 class _Placement:

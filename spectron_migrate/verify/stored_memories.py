@@ -12,6 +12,7 @@ from spectron_migrate.ledger import Ledger, erasing
 from spectron_migrate.ledger.read import receipts
 from spectron_migrate.ledger.read.receipts import OurSession
 from spectron_migrate.ledger.read.scopes import selectors_covered
+from spectron_migrate.ledger.schema import marks
 from spectron_migrate.records import Selector, canonical_json, selector_of
 from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.tables import text_key
@@ -68,7 +69,7 @@ class StoredMemories:
             some = numbers[start : start + PAGE]
             for row in self.db.execute(
                 f"SELECT fact.* FROM fact JOIN expected ON expected.mem0_id = fact.mem0_id WHERE no IN"
-                f" ({', '.join('?' * len(some))}) AND kind IN ('stored', 'pending')",
+                f" ({marks(some)}) AND kind IN ('stored', 'pending')",
                 some,
             ):
                 found[row["no"]] = row
@@ -106,6 +107,11 @@ class StoredMemories:
             found[row["scope"]].append(row["no"])
         return dict(found)
 
+    def not_echoed_in(self, scope: int) -> Iterator[int]:
+        """The numbers of memories that should be in a scope, in sessions whose scopes the server did not repeat."""
+        rows = self.db.execute(f"SELECT no FROM fact WHERE scope = ? AND echoed = 0 AND {_EXPECTED}", (scope,))
+        return (row["no"] for row in rows)
+
     def has_extracted(self) -> bool:
         """Whether the ledger names anything that was extracted."""
         return self.db.execute("SELECT 1 FROM fact WHERE extracted = 1 LIMIT 1").fetchone() is not None
@@ -119,7 +125,7 @@ class StoredMemories:
         """The facts of these numbers, in the order of the lot where they are in it."""
         for start in range(0, len(numbers), PAGE):
             some = numbers[start : start + PAGE]
-            yield from self._facts(f"no IN ({', '.join('?' * len(some))}) ORDER BY lot, no", tuple(some))
+            yield from self._facts(f"no IN ({marks(some)}) ORDER BY lot, no", tuple(some))
 
     def expected_texts(self, scope: int, limit: int | None = None) -> Iterator[tuple[str, str]]:
         """Mem0 id and text of memories that should be in a scope."""
@@ -141,17 +147,37 @@ class StoredMemories:
 
     def owners_of_each(self, row_ids: Sequence[str]) -> dict[str, list[StoredMemory]]:
         """The same of several ids, such as those of one answer."""
-        made = receipts.facts_made_into(self.ledger, list(dict.fromkeys(row_ids)))
-        for row_id in row_ids:
-            if row_id not in made:  # a label may name its memory, where no receipt names the row
-                rows = self.db.execute("SELECT fact FROM trace WHERE row = ?", (row_id,))
-                made[row_id] = [row["fact"] for row in rows]
+        made = self._made_into(row_ids)
         facts = {
             fact.no: fact for fact in self.numbered(sorted({number for found in made.values() for number in found}))
         }
         return {
             row_id: [facts[number] for number in sorted(numbers) if number in facts] for row_id, numbers in made.items()
         }
+
+    def selectors_behind(self, row_ids: Sequence[str]) -> dict[str, set[Selector]]:
+        """For each id, the selectors of its `owners_of`; much less to read than these."""
+        made = self._made_into(row_ids)
+        under: dict[int, Selector] = {}
+        numbers = sorted({number for found in made.values() for number in found})
+        for start in range(0, len(numbers), PAGE):
+            some = numbers[start : start + PAGE]
+            rows = self.db.execute(
+                "SELECT fact.no, selector FROM fact JOIN scope ON scope.no = fact.scope"
+                f" WHERE fact.no IN ({marks(some)})",
+                some,
+            )
+            under |= {row["no"]: selector_of(row["selector"]) for row in rows}
+        return {row_id: {under[number] for number in found if number in under} for row_id, found in made.items()}
+
+    def _made_into(self, row_ids: Sequence[str]) -> dict[str, list[int]]:
+        """For each id, the numbers of the facts whose receipt, or else whose label, names it."""
+        made = receipts.facts_made_into(self.ledger, list(dict.fromkeys(row_ids)))
+        for row_id in row_ids:
+            if row_id not in made:  # a label may name its memory, where no receipt names the row
+                rows = self.db.execute("SELECT fact FROM trace WHERE row = ?", (row_id,))
+                made[row_id] = [row["fact"] for row in rows]
+        return made
 
     def with_text(self, text: str) -> list[StoredMemory]:
         """Facts whose text is the same but for case, spaces and Unicode form."""
@@ -163,8 +189,8 @@ class StoredMemories:
 
     def newest(self, mem0_id: str) -> StoredMemory | None:
         """The newest stored text of a memory."""
-        row = receipts.newest_receipt(self.ledger, mem0_id)
-        return next(self._facts("no = ?", (row.fact,)), None) if row is not None else None
+        number = receipts.newest_stored(self.ledger, mem0_id)
+        return next(self._facts("no = ?", (number,)), None) if number is not None else None
 
     def message_of(self, mem0_id: str) -> StoredMemory | None:
         """The message in whose turn a memory is; None for a memory of its own."""

@@ -12,6 +12,7 @@ from spectron_migrate.records import Selector
 
 _NAMES = tuple(field.name for field in fields(ReceiptRow))
 _VALUES = attrgetter(*_NAMES)
+_NEWEST, _TOMBSTONED = map(_NAMES.index, ("newest", "tombstoned"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,9 @@ class StoredMemory(ReceiptRow):
     @classmethod
     def of(cls, row: ReceiptRow, known: sqlite3.Row) -> StoredMemory:
         """The receipt of a fact and the fact's row in the workspace."""
-        values: dict[str, Any] = dict(zip(_NAMES, _VALUES(row), strict=True))
-        values["newest"], values["tombstoned"] = bool(known["newest"]), bool(known["tombstoned"])
-        return cls(**values, no=known["no"], scope=known["scope"])
+        values: list[Any] = [*_VALUES(row), known["no"], known["scope"]]
+        values[_NEWEST], values[_TOMBSTONED] = bool(known["newest"]), bool(known["tombstoned"])
+        return cls(*values)
 
     @property
     def stale(self) -> bool:

@@ -10,7 +10,7 @@ from spectron_migrate.errors import LedgerLocked
 from spectron_migrate.files.locks import FileLock, try_lock
 from spectron_migrate.judge import plain
 
-FORMAT = "7"
+FORMAT = "8"
 """The format of the file; a run in another format begins anew."""
 
 DDL = """
@@ -18,8 +18,8 @@ CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE scope(no INTEGER PRIMARY KEY, selector TEXT NOT NULL UNIQUE);
 CREATE TABLE fact(
   no INTEGER PRIMARY KEY, mem0_id TEXT NOT NULL, newest INTEGER NOT NULL, tombstoned INTEGER NOT NULL,
-  scope INTEGER NOT NULL, extracted INTEGER, category TEXT, owner TEXT NOT NULL, plain BLOB NOT NULL,
-  lot BLOB NOT NULL
+  scope INTEGER NOT NULL, echoed INTEGER NOT NULL, extracted INTEGER, category TEXT, owner TEXT NOT NULL,
+  plain BLOB NOT NULL, lot BLOB NOT NULL
 );
 CREATE INDEX fact_scope ON fact(scope, lot);
 CREATE INDEX fact_plain ON fact(plain);

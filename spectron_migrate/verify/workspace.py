@@ -104,13 +104,14 @@ class Workspace(StoredMemories):
     def add_receipt(self, row: ReceiptRow, *, seed: int) -> None:
         """A stored version; its number is that of its fact in the ledger."""
         self.db.execute(
-            f"INSERT INTO fact VALUES ({', '.join('?' * 10)})",
+            f"INSERT INTO fact VALUES ({', '.join('?' * 11)})",
             (
                 row.fact,
                 row.mem0_id,
                 row.newest,
                 row.tombstoned,
                 self._scope(canonical_json(row.selector)),
+                row.echoed,
                 _is_extracted(row),
                 row.category,
                 next(iter(row.owners.values()), ""),

@@ -44,8 +44,13 @@ class ReceiptRow:
     late: bool
     echoed: bool
     tombstoned: bool
-    owners: Mapping[str, str]
-    """The ids that say whose memory it is, of the newest record."""
+    record: str
+    """The newest record of the memory, as JSON."""
+
+    @property
+    def owners(self) -> Mapping[str, str]:
+        """The ids that say whose memory it is, of the newest record."""
+        return texts_in(self.record, ENTITY_IDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +97,18 @@ def receipts_in_session(ledger: Ledger, server_id: str) -> list[ReceiptRow]:
 
 def newest_receipt(ledger: Ledger, mem0_id: str) -> ReceiptRow | None:
     """The newest stored text of a memory."""
-    rows = ledger.db.execute(f"{_RECEIPTS} AND memory.mem0_id = ? ORDER BY number DESC LIMIT 1", (mem0_id,)).fetchall()
-    return next(_with_ids(ledger, rows), None)
+    number = newest_stored(ledger, mem0_id)
+    return next(receipts_of(ledger, [number]), None) if number is not None else None
+
+
+def newest_stored(ledger: Ledger, mem0_id: str) -> int | None:
+    """The fact of the newest stored text of a memory."""
+    row = ledger.db.execute(
+        "SELECT fact.id FROM version JOIN fact ON fact.id = version.id JOIN receipt ON receipt.fact = fact.id"
+        f" WHERE version.mem0_id = ? AND fact.state IN ({marks(STORED)}) ORDER BY number DESC LIMIT 1",
+        (mem0_id, *STORED),
+    ).fetchone()
+    return int(row["id"]) if row else None
 
 
 def texts_of(ledger: Ledger, facts: Sequence[int]) -> Iterator[tuple[str, str]]:
@@ -200,7 +215,7 @@ def _with_ids(ledger: Ledger, rows: Iterable[ResultRow]) -> Iterator[ReceiptRow]
             late=bool(late),
             echoed=bool(echoed),
             tombstoned=bool(tombstoned),
-            owners=texts_in(record, ENTITY_IDS),
+            record=record,
         )
 
 

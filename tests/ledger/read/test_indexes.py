@@ -35,6 +35,7 @@ class Explaining:
 QUESTIONS: dict[str, Callable[[Ledger], object]] = {
     "status": lambda ledger: status.read_status(ledger),
     "ids": lambda ledger: receipts.facts_made_into(ledger, ["turn_1", "ent_2"]),
+    "ids of few": lambda ledger: receipts.are_made_of_few(ledger, ["turn_1", "ent_2"], 10),
     "receipts of some facts": lambda ledger: list(receipts.receipts_of(ledger, [1, 2])),
     "receipts in a session": lambda ledger: receipts.receipts_in_session(ledger, "sess_1"),
     "newest receipt": lambda ledger: receipts.newest_receipt(ledger, "memory-1"),
