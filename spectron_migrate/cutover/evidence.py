@@ -89,8 +89,8 @@ class Evidence:
     max_age_s: float
     mapping: str
     """Digest of the mapping that the settings name."""
-    unasked: str | None = None
-    """Why Spectron was not asked whether a cutover was completed with another state; None if it was."""
+    unasked: bool = False
+    """Whether Spectron did not say if a cutover was completed with another state."""
     dump: Manifest | None = None
     ledger: LedgerEvidence | None = None
     """None before anything was planned."""
@@ -116,7 +116,7 @@ async def gather(
     dump: Path,
     *,
     api: SpectronApi | None,
-    unasked: str | None = None,
+    unasked: bool = False,
     mapping: str,
     max_lag_s: float,
     max_age_s: float,

@@ -43,7 +43,6 @@ ROUND_PATIENCE_S = 120.0
 """How long a step waits for a round of another process."""
 ROUTING_SEEN_S = 2.0
 """After this time, applications on this host have read a changed `routing.json`: they look twice a second."""
-NO_SPECTRON = "the settings name no Spectron, or no key"
 PROCESSES_PATIENCE_S = 30.0
 """How long `complete` waits for processes that use the adapter to report that they have seen it."""
 
@@ -99,8 +98,7 @@ class Cutover:
                 return await self._check_late_writes(api, StepResult(state, privacy=privacy))
             note = "Spectron is the only store, but late writes to Mem0 are not carried over yet: run complete again"
             return StepResult(state, privacy=privacy, exit_code=ExitCode.NO_GO, note=note)
-        unasked = problem.message if problem is not None else None if api is not None else NO_SPECTRON
-        gates = await self._evaluate_gates(api, unasked)
+        gates = await self._evaluate_gates(api, unasked=api is None or problem is not None)
         privacy = write_privacy_report(self._store, now=self._stamp()) if state.ever_began else None
         needed = gates_before(gates, next_gated_step(state))
         if problem is not None and state.phase == "mem0":
@@ -334,7 +332,7 @@ class Cutover:
             return None
         return await reconcile_beside(self._settings, reporter=self._reporter, now=self._now, sleep=self._sleep)
 
-    async def _evaluate_gates(self, api: SpectronApi | None, unasked: str | None = None) -> tuple[GateResult, ...]:
+    async def _evaluate_gates(self, api: SpectronApi | None, *, unasked: bool = False) -> tuple[GateResult, ...]:
         evidence = await gather(
             self._store,
             self._settings.dump,

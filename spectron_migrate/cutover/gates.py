@@ -132,9 +132,9 @@ def _not_begun(evidence: Evidence) -> GateResult:
     noted = evidence.ledger.cutover if evidence.ledger else None
     if noted is not None and not evidence.state.ever_began:
         return failed(began, None, f"{describe_lost_journal(noted)}: restore it from the backup that the ledger is of")
-    if evidence.unasked is not None:
+    if evidence.unasked:
         hint = "this state knows of no cutover, and Spectron was not asked whether one was completed"
-        return not_yet(began, None, f"{hint} ({evidence.unasked}): spectron-migrate cutover check asks again")
+        return not_yet(began, None, f"{hint}: spectron-migrate cutover check asks again")
     return not_yet(began, None, "no cutover has begun: spectron-migrate cutover start")
 
 
