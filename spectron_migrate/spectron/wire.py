@@ -45,6 +45,8 @@ _TEXTS = frozenset({"text", "content", "context"})
 _BAD_CONTEXT = re.compile(
     r"(?:invalid|malformed|unknown|bad) context\b|context(?: id)? .{0,80}?is (?:invalid|not)", re.I
 )
+_ESCAPED_IN_JSON = re.compile(r"\\(?:u00([2-7][0-9a-fA-F])|/)")
+"""A letter of ASCII that needs no escape, and that some servers escape all the same."""
 MAX_MESSAGE = 300
 """Characters of a server's error message that are kept."""
 
@@ -145,6 +147,8 @@ class _Scrubber:
 
     def raw(self, raw: bytes, *, is_error: bool) -> bytes:
         text = raw.decode("utf-8", "replace")
+        if not is_error and (r"\u00" in text or r"\/" in text):
+            text = _ESCAPED_IN_JSON.sub(lambda found: chr(int(found[1], 16)) if found[1] else "/", text)
         scrubbed = self.text(text, is_error=is_error)
         return raw if scrubbed == text else scrubbed.encode()
 

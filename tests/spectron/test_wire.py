@@ -100,6 +100,22 @@ def test_a_key_that_an_error_repeats_letter_by_letter_is_scrubbed(status: int, s
     assert "***" in seen
 
 
+@pytest.mark.parametrize("said", [SPELLINGS["JSON"], SECRET.replace("/", "\\/")], ids=["by numbers", "slashes"])
+def test_a_key_that_a_good_answer_escapes_as_json_is_scrubbed(said: str) -> None:
+    async def ask(endpoint: str) -> str:
+        async with SpectronApi(endpoint, "c", api_key=SECRET, timeout_s=5) as api:
+            me = await api.me()
+            response = await api.post_fact(b"{}", key="k")
+        return f"{me.principal} {response.body} {response.raw!r}"
+
+    answer = PlainTextResponse(f'{{"principalId": "{said}", "effectiveGrants": []}}', 200)
+    with serving(answer) as endpoint:
+        seen = asyncio.run(ask(endpoint))
+    assert SECRET not in seen
+    assert said not in seen
+    assert "***" in seen
+
+
 @pytest.mark.parametrize(
     "encode", [base64.b64encode, base64.urlsafe_b64encode, bytes.hex], ids=lambda one: one.__name__
 )
