@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
+from spectron_migrate.errors import Incomplete
+from spectron_migrate.mem0.repeated_pages import RepeatedPages
 from spectron_migrate.mem0.served.http import JsonClient, Rejected
 from spectron_migrate.mem0.times import utc_time
 from spectron_migrate.records import Json
@@ -28,6 +30,7 @@ class PlatformHistory:
     def rows(self) -> Iterator[dict[str, Json]]:
         """Every event, unchanged, with a number under `row`."""
         number = row = 0
+        repeated = RepeatedPages("the events of the Platform")
         while True:
             number += 1
             try:
@@ -36,6 +39,11 @@ class PlatformHistory:
                 self._notes.append(f"the history was not kept completely: {error.message}")
                 return
             events = page.get("results") if isinstance(page, dict) else page
+            try:
+                repeated.note(events or [])
+            except Incomplete as problem:
+                self._notes.append(f"the history was not kept completely: {problem.message}")
+                return
             for event in events or []:
                 row += 1
                 yield {"row": row, **event}

@@ -20,6 +20,7 @@ from spectron_migrate.errors import KeyRefused
 from spectron_migrate.mem0.addresses import checked_url
 from spectron_migrate.mem0.normalise import normalise
 from spectron_migrate.mem0.reader import ChangesReader, ReaderBase, Sleep
+from spectron_migrate.mem0.repeated_pages import RepeatedPages
 from spectron_migrate.mem0.seen_ids import OWNER_FIELDS, SeenIds
 from spectron_migrate.mem0.served.history import PlatformHistory, text_changed_at
 from spectron_migrate.mem0.served.http import JsonClient, Rejected
@@ -273,8 +274,9 @@ class PlatformReader(ReaderBase):
         return max(0, (self._expected or 0) - self._seen.count())
 
     def _owners(self, page: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
-        number = 1
+        number, repeated = 1, RepeatedPages(f"the owners at {self._http.base_url}")
         while True:
+            repeated.note(page.get("results") or [])
             for one in page.get("results") or []:
                 if one.get("type") in OWNER_FIELDS and one.get("name"):  # filters take the name, not the `id`
                     yield one["type"], str(one["name"])

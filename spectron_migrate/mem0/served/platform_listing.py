@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from spectron_migrate.errors import Incomplete
+from spectron_migrate.mem0.repeated_pages import RepeatedPages
 from spectron_migrate.mem0.seen_ids import DistinctIds
 from spectron_migrate.mem0.served.http import JsonClient, Rejected
 from spectron_migrate.mem0.served.platform_spool import Spool
@@ -199,6 +200,7 @@ class ListingReader:
         first = self._page(query, 1)
         yield first
         number, last = 1, first.last
+        repeated = RepeatedPages(f"the memories at {self._http.base_url}")
         expected = -(-first.count // PAGE)
         pool = ThreadPoolExecutor(_PARALLEL)
         try:
@@ -207,6 +209,7 @@ class ListingReader:
                 for page in pool.map(lambda each: self._page(query, each), ahead):
                     number += 1
                     last = page.last
+                    repeated.note(page.rows)
                     yield page
                     if last:
                         break

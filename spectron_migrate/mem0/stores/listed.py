@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from spectron_migrate.backoff import backoff_s
@@ -22,6 +23,7 @@ from spectron_migrate.errors import Incomplete, InputError, MigrateError
 from spectron_migrate.fast_json import loads
 from spectron_migrate.mem0.normalise import from_payload
 from spectron_migrate.mem0.reader import ChangesReader, ReaderBase, Sleep
+from spectron_migrate.mem0.repeated_pages import RepeatedPages
 from spectron_migrate.mem0.seen_ids import SeenIds, count_different
 from spectron_migrate.mem0.stores.history import HistoryFile
 from spectron_migrate.records import Memory, Skipped, SourceInfo, counted
@@ -38,6 +40,8 @@ _WAITS_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 
 _FETCHED = 500
 _MOST_TRIES = 6
+
+_KEY = attrgetter("key")
 
 Answer = TypeVar("Answer")
 
@@ -267,12 +271,14 @@ class ListedReader(ReaderBase):
 
     def _pages(self, *, payload: bool) -> Iterator[Sequence[Row]]:
         self.store.held = None
+        repeated = RepeatedPages(f"the {self.store.kind} {self.store.name} {self.store.where}")
         with closing(self.store.pages(payload=payload)) as pages:  # type: ignore[type-var]
             while True:
                 with self._explaining():
                     page = next(pages, None)
                 if page is None:
                     return
+                repeated.note(page, _KEY)
                 yield page
 
     def _converted(self, page: Iterable[Row]) -> Iterator[Memory | Skipped]:

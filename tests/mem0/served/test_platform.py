@@ -247,6 +247,28 @@ def test_hidden_rows_of_owners_that_were_seen_are_found_too(tmp_path: Path, plat
     assert texts(rows) == dumped_texts(tmp_path / "dump")
 
 
+@pytest.mark.parametrize("path", ["/v3/memories/", "/v1/entities/", "/v1/memories/events/"])
+def test_a_platform_that_gives_one_page_for_ever_is_not_read_for_ever(tmp_path: Path, platform: Any, path: str) -> None:
+    stand_in, section = platform([row(number, user_id="alice") for number in range(30)])
+    stand_in.hidden = lambda one: one["metadata"]["seq"] % 2 == 1  # so that the owners are asked for
+    stand_in.events = [{"memory_id": "gone", "event": "DELETE", "old_memory": "was here", "new_memory": None}]
+    stand_in.stats_more = 3 if path == "/v1/entities/" else 0
+    answer = stand_in.answer
+
+    def first_page(method: str, at: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
+        if at != path:
+            return answer(method, at, query, body)
+        assert len(stand_in.asked) < 3000
+        status, found = answer(method, at, {**query, "page": "1"}, body)
+        return status, {**found, "next": "more"}
+
+    stand_in.answer = first_page
+    reporter = NullReporter()
+    summary = export(section, tmp_path / "dump", keep_history=True, reporter=reporter)
+    assert (path == "/v1/memories/events/") == bool(summary.complete)
+    assert any("does not end" in warning for warning in reporter.warnings)
+
+
 def test_statistics_that_know_more_make_it_incomplete(tmp_path: Path, platform: Any) -> None:
     stand_in, section = platform([row(number) for number in range(20)])
     stand_in.stats_more = 3

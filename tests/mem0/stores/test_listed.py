@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from spectron_migrate.errors import InputError, MigrateError, Unreachable
+from spectron_migrate.errors import Incomplete, InputError, MigrateError, Unreachable
 from spectron_migrate.mem0.stores.listed import UNREADABLE, ListedReader, ListedStore, Row
 from spectron_migrate.records import Memory, Skipped, SourceInfo
 from tests.mem0.conftest import NOW
@@ -284,3 +284,30 @@ def test_an_error_of_the_driver_becomes_one_of_ours_wherever_it_happens() -> Non
     with pytest.raises(Unreachable):
         reader.native_count()
     assert reader.missing() is None
+
+
+@pytest.mark.parametrize("size", [0, 5])
+def test_a_store_that_gives_the_same_pages_for_ever_is_not_read_for_ever(size: int) -> None:
+    store = MadeUp(notes(size))
+    asked = count()
+
+    def pages(*, payload: bool) -> Iterator[list[Row]]:
+        while next(asked) < 10_000:
+            yield [Row(key, key, store.rows[key] if payload else None) for key in store.rows]
+
+    store.pages = pages  # type: ignore[method-assign]
+    with pytest.raises(Incomplete, match="does not end"):
+        list(ListedReader(store, INFO, now=NOW).rows())
+    assert next(asked) < 2000
+
+
+def test_a_page_that_comes_again_now_and_then_ends_nothing() -> None:
+    store = MadeUp(notes(40))
+    read = store.pages
+
+    def pages(*, payload: bool) -> Iterator[list[Row]]:
+        for page in read(payload=payload):
+            yield from [page] * 50
+
+    store.pages = pages  # type: ignore[method-assign]
+    assert 40 == len({row.id for row in ListedReader(store, INFO, now=NOW).rows()})
