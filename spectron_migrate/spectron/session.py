@@ -193,6 +193,7 @@ class _Write:
         self._text = str(json.loads(content)["text"])
         self._waited_in_flight_s = 0.0
         self._was_in_doubt = False
+        self._was_throttled = False
         self._is_listed = True
         """Whether the last listing of the session's turns was answered with one."""
 
@@ -210,9 +211,10 @@ class _Write:
                     receipt = result
                     break
                 case NotBegun():
-                    reason, is_doubt = result.reason, False
+                    # The server may be restarting, and no longer know the key of an earlier try that it stored.
+                    reason, is_doubt = result.reason, self._was_throttled or self._was_in_doubt
                 case RetryLater(reason, asked_s):
-                    is_doubt = False
+                    is_doubt, self._was_throttled = False, True
                 case InFlight(reason):
                     pass
                 case Doubt(reason):

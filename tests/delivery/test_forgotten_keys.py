@@ -16,7 +16,6 @@ from spectron_migrate.local import faults
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
-from spectron_migrate.spectron import wire
 from spectron_migrate.state.store import store_at
 from tests.support.oracle import ledger_facts
 from tests.support.proxy import CannedAnswer, Fault, Seen, misbehaving, refusing
@@ -25,6 +24,7 @@ from tests.support.replaying import (
     NONE,
     killed,
     mapping_file,
+    refused_connections,
     replay_in_no_time,
     texts,
 )
@@ -137,22 +137,14 @@ def test_what_was_throttled_before_the_server_restarted_is_looked_for_before_it_
 ) -> None:
     """It stored the text although it answered 429, and lost its key."""
     throttled = at_write(4, faults.Fault(key="forgotten", shown=CannedAnswer(429, "slow down", "1")))
-    restarting: list[str] = []
-    connect = wire._Connector.connect
+    refused = refused_connections(monkeypatch)
 
     def choose(seen: Seen) -> Fault:
         fault = throttled(seen)
         if fault != "none":
-            restarting.append("now")
+            refused.append("connection refused")
         return fault
 
-    async def refuse_once(self: Any, *given: Any, **named: Any) -> Any:
-        if restarting:
-            restarting.clear()
-            raise wire._NotConnected("connection refused")
-        return await connect(self, *given, **named)
-
-    monkeypatch.setattr(wire._Connector, "connect", refuse_once)
     played = Played(spectron, user, tmp_path, mode)
     summary = played.run(choose)
     assert ExitCode.DONE == summary.exit_code

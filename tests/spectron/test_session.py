@@ -18,7 +18,7 @@ from spectron_migrate.errors import InputError, KeyRefused, NotLegal, Unreachabl
 from spectron_migrate.local.faults import Fault as Stored
 from spectron_migrate.local.testing import RunningServer, running_server
 from tests.support.proxy import CannedAnswer, Fault, Seen, misbehaving
-from tests.support.replaying import forged, one_session_for_all
+from tests.support.replaying import forged, one_session_for_all, refused_connections
 from tests.support.spectron import turns_of
 
 pytestmark = pytest.mark.slow
@@ -384,6 +384,22 @@ def test_what_was_stored_and_refused_all_the_same_is_there_once(
     stored = Stored(key="forgotten", shown=CannedAnswer(status, "refused"))
     assert 0 == remember_all(spectron, user, 3, lambda seen: stored if seen.writes_fact else "none")
     assert [f"thing {number} of {user}" for number in range(3)] == [turn.content for turn in turns_of(spectron, user)]
+
+
+def test_what_was_stored_and_throttled_by_a_server_that_then_restarts_is_there_once(
+    spectron: RunningServer, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has lost its keys; a connection that is refused shows that."""
+    refused = refused_connections(monkeypatch)
+    faults = iter([Stored(key="forgotten", shown=CannedAnswer(429, "slow down", "0"))])
+
+    def choose(seen: Seen) -> Fault:
+        fault = next(faults, "none") if seen.writes_fact else "none"
+        refused.extend(["connection refused"] if fault != "none" else [])
+        return fault
+
+    assert 0 == remember_all(spectron, user, 1, choose)
+    assert [f"thing 0 of {user}"] == [turn.content for turn in turns_of(spectron, user)]
 
 
 def test_an_equal_text_in_an_older_session_that_the_server_gives_again_is_not_taken_for_what_is_said_now(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from spectron_migrate.migration.replay import Replay
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.records import Filters, Memory, NullReporter, SourceInfo, format_time
+from spectron_migrate.spectron import wire
 from spectron_migrate.spectron.api import SpectronApi
 from tests.support.engines import named
 from tests.support.proxy import Fault, Proxy, Seen, misbehaving, refusing
@@ -157,6 +159,20 @@ def is_write(seen: Seen) -> bool:
 async def nap(_: float) -> None:
     """Waiting that takes no time."""
     await asyncio.sleep(0)
+
+
+def refused_connections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Each item that is put into this list makes the next connection be refused, as by a server that restarts."""
+    due: list[str] = []
+    connect = wire._Connector.connect
+
+    async def refuse(self: Any, *given: Any, **named: Any) -> Any:
+        if due:
+            raise wire._NotConnected(due.pop())
+        return await connect(self, *given, **named)
+
+    monkeypatch.setattr(wire._Connector, "connect", refuse)
+    return due
 
 
 def forged(monkeypatch: pytest.MonkeyPatch, change: Callable[[Seen, bytes], bytes | None]) -> None:
