@@ -9,7 +9,6 @@ from pathlib import Path
 
 from spectron_migrate.dump.manifest import MANIFEST, RELATIONS
 from spectron_migrate.dump.opened import Dump, open_dump
-from spectron_migrate.dump.writer import DumpWriter
 from spectron_migrate.errors import InputError
 from spectron_migrate.files.scratch import Scratch
 from spectron_migrate.records import Memory, counted, digest
@@ -31,7 +30,9 @@ def open_any(paths: Sequence[Path], *, now: datetime | None = None) -> Dump:
 
 
 def _open_raw(paths: Sequence[Path], now: datetime) -> Dump:
-    from spectron_migrate.mem0.formats.files import FilesReader  # loads archive formats, which a dump does not need
+    # These load archive formats and everything that writes a dump: to read one takes neither.
+    from spectron_migrate.dump.writer import DumpWriter
+    from spectron_migrate.mem0.formats.files import FilesReader
     from spectron_migrate.mem0.unreadable import UnreadableFields
 
     with Scratch() as scratch:

@@ -63,12 +63,6 @@ def adoption_cost(ledger: Ledger, session_size: int) -> AdoptionCost:
     return AdoptionCost(sum(size for size, _ in sizes), len(groups), sessions, low, high)
 
 
-def is_due(ledger: Ledger) -> bool:
-    """Whether facts were planned since an adoption that the other ledger may have sent too."""
-    last = adoption.last_adopted(ledger)
-    return last is not None and bool(adoption.sought_facts(ledger, after=last[0], before=last[1]))
-
-
 async def adopt(
     ledger: Ledger,
     api: SpectronApi,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from spectron_migrate.delivery.brake import Brake
 from spectron_migrate.delivery.deferred import DeferredWork
@@ -23,11 +23,10 @@ from spectron_migrate.delivery.uncertain import read_uncertainties
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode, InputError, Interrupted, Unreachable
 from spectron_migrate.ledger import Ledger, decisions, plan, runs
+from spectron_migrate.ledger.read import adoption
 from spectron_migrate.ledger.read.plans import PlanCounts, plan_counts
 from spectron_migrate.ledger.workers import Workers
 from spectron_migrate.mapping import ScopeMapping
-from spectron_migrate.migration.adopt import adopt, adoption_cost, is_due
-from spectron_migrate.migration.adoption_run import Adopted, AdoptionSettings
 from spectron_migrate.migration.changes import Changes
 from spectron_migrate.migration.completion_marker import learn_in_replay, scopes_to_look_in
 from spectron_migrate.migration.deliver import Limits, begin_run, deliver_plan
@@ -42,6 +41,9 @@ from spectron_migrate.spectron.api import Sleep, SpectronApi
 from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.store import StateStore, store_at
 from spectron_migrate.state.uncertain import Uncertainties, keep_uncertainties
+
+if TYPE_CHECKING:
+    from spectron_migrate.migration.adoption_run import Adopted
 
 T = TypeVar("T")
 
@@ -111,9 +113,10 @@ class Replay:
 
         A ledger that has this plan already is read in place. `context`: empty for the context of the ledger.
         """
+        from spectron_migrate.migration.adopt import adoption_cost
+
         with ExitStack() as open_things:
-            found = self._open_unchanged(context, open_things)
-            ledger, number = found or self._plan_on_copy(context, open_things)
+            ledger, number = self._open_unchanged(context, open_things) or self._plan_on_copy(context, open_things)
             migration = ledger.migration()
             assert migration is not None  # noqa: S101 - a plan belongs to a migration
             before = plan_counts(ledger, number)
@@ -326,8 +329,11 @@ class Replay:
     async def _adopt(self, ledger: Ledger, api: SpectronApi) -> Adopted | None:
         """Look on the server for what another ledger may have sent; None where there is no such fact."""
         options = self._options
-        if not options.adopt and not is_due(ledger):
+        if not options.adopt and not adoption.is_due(ledger):
             return None
+        from spectron_migrate.migration.adopt import adopt, adoption_cost  # most runs need neither
+        from spectron_migrate.migration.adoption_run import AdoptionSettings
+
         if options.adopt:
             self._reporter.info(str(adoption_cost(ledger, self._mapping.session_size)))
         settings = AdoptionSettings(
@@ -339,15 +345,9 @@ class Replay:
         began = self._clock()
         brake, most = Brake(self._sleep, clock=self._clock, max_seconds=options.max_seconds), options.max_in_flight
         limiter = Limiter(max_in_flight=most, max_rps=options.max_rps, clock=self._clock, sleep=brake.sleep)
+        known = (ledger, api, settings)
         looking = adopt(
-            ledger,
-            api,
-            settings,
-            everything=options.adopt,
-            limiter=limiter,
-            brake=brake,
-            reporter=self._reporter,
-            now=self._now,
+            *known, everything=options.adopt, limiter=limiter, brake=brake, reporter=self._reporter, now=self._now
         )
         try:
             return await self._read_unless_interrupted(looking)

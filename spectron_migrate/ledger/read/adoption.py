@@ -83,6 +83,12 @@ def last_adopted(ledger: Ledger) -> tuple[int, str] | None:
     return (done[-1]["newest_fact"], done[-1]["until"]) if done else None
 
 
+def is_due(ledger: Ledger) -> bool:
+    """Whether facts were planned since an adoption that the other ledger may have sent too."""
+    last = last_adopted(ledger)
+    return last is not None and bool(sought_facts(ledger, after=last[0], before=last[1]))
+
+
 def sought_facts(ledger: Ledger, *, after: int, before: str | None) -> list[tuple[int, list[int]]]:
     """Facts to look for, by selector, oldest first.
 
