@@ -26,7 +26,7 @@ NOT_WRITTEN = -1
 _SCHEMA = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -1000;
 CREATE TABLE seen (
-  number INTEGER PRIMARY KEY, id BLOB, pass INTEGER, offset INTEGER, record BLOB DEFAULT x'', text BLOB DEFAULT x''
+  number INTEGER PRIMARY KEY, id BLOB, pass INTEGER, offset INTEGER, record BLOB, text BLOB
 );
 CREATE TABLE appended (
   number INTEGER PRIMARY KEY, pass INTEGER, offset INTEGER, rows INTEGER, written INTEGER,
@@ -131,16 +131,17 @@ class SeenIndex:
         self._counted: dict[str, Counter[str | None]] = {kind: Counter() for kind in _OWNERS}
 
     def append(self, batch: Batch, offset: int, number: int) -> None:
-        """Record rows of pass `number`, whose lines are in the file one after the other, from `offset` on."""
+        """Record rows of pass `number`, at least one; their lines are in the file, in order, from `offset` on."""
+        first = len(self._hashes)
         self._hashes.extend(map(hash, batch.ids))
         records = texts = b""
         if self._compares:
             records = b"".join(map(record_digest, batch.lines))
             texts = b"".join([text_digest(memory.memory) for memory in batch.memories])
         self._db.execute(
-            "INSERT INTO appended VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO appended VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                *(number, offset, len(batch.ids), len(batch.memories)),
+                *(first, number, offset, len(batch.ids), len(batch.memories)),
                 *(json.dumps(batch.ids), array("Q", map(len, batch.lines)), records, texts),
             ),
         )
@@ -155,9 +156,8 @@ class SeenIndex:
             self._is_sorted = False
         self._db.execute("BEGIN")
         while batch := self._db.execute("SELECT * FROM appended ORDER BY number LIMIT 1").fetchone():
-            self._db.executemany(
-                "INSERT INTO seen (id, pass, offset, record, text) VALUES (?, ?, ?, ?, ?)", _unpacked(*batch[1:])
-            )
+            rows = ((row.number, to_bytes(row.id), *row[2:]) for row in _unpacked(*batch))
+            self._db.executemany("INSERT INTO seen VALUES (?, ?, ?, ?, ?, ?)", rows)
             self._db.execute("DELETE FROM appended WHERE number = ?", batch[:1])
         self._db.execute("COMMIT")
         self._is_unpacked = True
@@ -206,7 +206,6 @@ class SeenIndex:
 
         `advance` gets the number of lines read.
         """
-        self._unpack()
         near: list[SeenRow] = []
         next_number = unread = 0
         for batch in _batches(lines):
@@ -227,13 +226,21 @@ class SeenIndex:
                 advance(len(batch))
 
     def _from_number(self, first: int, count: int) -> list[SeenRow]:
-        """Rows by number, from `first` on.
+        """Rows by number, from `first` on; at least `count`, if there are as many.
 
         Stores list in the same order each time, so these usually are the rows sought. Looking up a million rows by
         id costs more than all the rest of an export.
         """
         rows = self._db.execute(f"{_SELECT} WHERE number >= ? ORDER BY number LIMIT ?", (first, count))
-        return [_seen_row(row) for row in rows]
+        found = [_seen_row(row) for row in rows]
+        batches = self._db.execute(
+            "SELECT * FROM appended WHERE number >="
+            " (SELECT coalesce(max(number), 0) FROM appended WHERE number <= ?) ORDER BY number",
+            (first,),
+        )
+        while len(found) < count and (batch := batches.fetchone()):
+            found += [row for row in _unpacked(*batch) if row.number >= first]
+        return found
 
     def seen(self, number: int) -> int:
         """How many ids were seen in a pass."""
@@ -258,10 +265,12 @@ class SeenIndex:
 
     def not_among(self, numbers: bytearray) -> Iterator[str]:
         """Ids with a line whose number is 0 in `numbers`, or beyond its end."""
-        self._unpack()
-        for number, memory_id in self._db.execute("SELECT number, id FROM seen WHERE offset >= 0"):
-            if number >= len(numbers) or not numbers[number]:
-                yield from_bytes(memory_id)
+        first = 0
+        while rows := self._from_number(first, _LOOKUP_BATCH):
+            for row in rows:
+                if row.written and (row.number >= len(numbers) or not numbers[row.number]):
+                    yield row.id
+            first = rows[-1].number + 1
 
     def _mark_dead(self, offsets: Sequence[int]) -> None:
         self._db.executemany("INSERT OR IGNORE INTO dead VALUES (?)", [(offset,) for offset in offsets])
@@ -341,17 +350,25 @@ def _batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 def _unpacked(
-    pass_number: int, offset: int, _rows: int, _written: int, ids: str, sizes: bytes, records: bytes, texts: bytes
-) -> Iterator[tuple[bytes, int, int, bytes, bytes]]:
+    number: int,
+    pass_number: int,
+    offset: int,
+    _rows: int,
+    _written: int,
+    ids: str,
+    sizes: bytes,
+    records: bytes,
+    texts: bytes,
+) -> Iterator[SeenRow]:
     """The rows of a batch."""
     written = 0
-    for memory_id, size in zip(json.loads(ids), array("Q", sizes), strict=True):
+    for row_number, (memory_id, size) in enumerate(zip(json.loads(ids), array("Q", sizes), strict=True), number):
         if not size:
-            yield to_bytes(memory_id), pass_number, NOT_WRITTEN, b"", b""
+            yield SeenRow(row_number, memory_id, pass_number, NOT_WRITTEN, b"", b"")
             continue
         record = records[written * _RECORD_SIZE : (written + 1) * _RECORD_SIZE]
         text = texts[written * _TEXT_SIZE : (written + 1) * _TEXT_SIZE]
-        yield to_bytes(memory_id), pass_number, offset, record, text
+        yield SeenRow(row_number, memory_id, pass_number, offset, record, text)
         offset, written = offset + size, written + 1
 
 

@@ -15,7 +15,7 @@ from spectron_migrate.dump.index import NOT_WRITTEN, Batch, SeenIndex, record_di
 from tests.support.dumping import memory
 
 IDS = st.text(min_size=1, max_size=4) | st.just("half \ud800")
-ROWS = st.dictionaries(IDS, st.none() | st.text(max_size=5), max_size=8)
+ROWS = st.dictionaries(IDS, st.none() | st.text(max_size=5), min_size=1, max_size=8)
 """By id the text of a memory; None for a row that is not written."""
 
 
@@ -92,3 +92,20 @@ def test_an_id_that_comes_again_is_found_twice() -> None:
 
         assert [["b", "b"]] == [[row.id for row in rows] for rows in seen.repeated()]
         assert [4, 9] == [row.offset for rows in seen.repeated() for row in rows]
+
+
+@pytest.mark.parametrize("unpacked", [0, 1, 3])
+def test_lines_of_another_file_are_beside_their_rows_packed_or_not(unpacked: int) -> None:
+    """The first batches are unpacked, the others not, and a line is of no row."""
+    texts = [f"text {number}" for number in range(9)]
+    with index() as seen:
+        for at in range(3):
+            rows = {f"m{number}": texts[number] for number in range(3 * at, 3 * at + 3)}
+            seen.append(batch_of(rows), 0, 1)
+            if at < unpacked:
+                assert seen.find("m0") is not None
+        lines = [line_of(text) for text in texts[1:]] + [b'{"id": "m0"}\n', b'{"id": "gone"}\n']
+        found = [(row and row.id, decoded) for _, row, decoded in seen.beside(lines)]
+
+    assert [(f"m{number}", None) for number in range(1, 9)] == found[:8]
+    assert [("m0", {"id": "m0"}), (None, {"id": "gone"})] == found[8:]
