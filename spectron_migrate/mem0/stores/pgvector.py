@@ -86,13 +86,13 @@ class PgVector(ListedStore):
             self.held = self.count()
             mark = table_mark(self._db, self._sql("{table}").as_string(self._db))
             known = KnownIds(mark.id_type if mark is not None else "", self.held)
-            page = self._all(columns + "ORDER BY id LIMIT {page}")
+            page = self._all(columns + "ORDER BY {table}.id LIMIT {page}")
             while page:
                 known.add([row_id for row_id, _ in page])
                 if self._layout is _OF_TYPESCRIPT:
                     page = [(row_id, self._payload(text)) for row_id, text in page]
                 yield [Row(row_id, row_id, payload) for row_id, payload in page]
-                page = self._all(columns + "WHERE id > %s ORDER BY id LIMIT {page}", (page[-1][0],))
+                page = self._all(columns + "WHERE id > %s ORDER BY {table}.id LIMIT {page}", (page[-1][0],))
             known.finish()
             self._known = (mark, known) if mark is not None else None
         finally:

@@ -75,6 +75,24 @@ def test_every_row_is_read_page_by_page(table: Make, monkeypatch: pytest.MonkeyP
     assert {uuid(number): f"note {number}" for number in range(count)} == texts(found)
 
 
+def test_pages_follow_the_order_of_the_key_and_not_that_of_its_text(
+    postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ORDER BY a name that is a column of the result too means that one: all rows would be sorted for each page."""
+    import psycopg
+
+    monkeypatch.setattr(pgvector, "_PAGE", 5)
+    with psycopg.connect(postgres, autocommit=True) as db:
+        db.execute("CREATE TABLE numbered (id BIGINT PRIMARY KEY, payload JSONB)")
+        db.execute("""INSERT INTO numbered SELECT n, '{"data": "note"}' FROM generate_series(1, 23) n""")
+        try:
+            found = read(config(postgres, "numbered"))
+        finally:
+            db.execute("DROP TABLE numbered")
+
+    assert [str(number) for number in range(1, 24)] == [row.id for row in found]
+
+
 def test_unusual_payloads_are_read_or_skipped_with_a_reason(table: Make) -> None:
     found = read(
         table(
