@@ -105,6 +105,12 @@ class Reader(Protocol):
     def rows(self) -> Iterator[Memory | Skipped]:
         """Every row as a memory, or as skipped with a reason. A row that changes during the scan may come twice."""
 
+    def rows_beside(self) -> Iterator[Memory | Skipped] | None:
+        """Every row that is there from the beginning to the end, as it was at some moment between.
+
+        Unlike `rows` it never keeps the application from writing. None where `rows` does not either.
+        """
+
     def missing(self) -> int | None:
         """After `rows` ended: how many rows the store held at that time that `rows` did not yield.
 
@@ -152,6 +158,9 @@ class ReaderBase:
 
     @property
     def position(self) -> int | None:
+        return None
+
+    def rows_beside(self) -> Iterator[Memory | Skipped] | None:
         return None
 
     def missing(self) -> int | None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from spectron_migrate.dump.owners_seen import OwnersSeen
 from spectron_migrate.errors import Incomplete, Interrupted
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read.memories import NewestText, newest_scan, newest_texts, planned_since
@@ -23,8 +22,8 @@ from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.mem0.seen_ids import NumberSet
 from spectron_migrate.migration.changes import Settling
 from spectron_migrate.migration.differences import NAMED, Differences
-from spectron_migrate.migration.passes import read_all
-from spectron_migrate.records import Filters, Memory, Reporter, Skipped, counted, digest, format_time, reason_key
+from spectron_migrate.migration.passes import read_beside
+from spectron_migrate.records import Memory, Reporter, Skipped, counted, digest, format_time, reason_key
 from spectron_migrate.state.store import StateStore
 
 MOST_CHANGED = 50_000
@@ -83,7 +82,7 @@ class BesideComparison:
         with Ledger.open_for_reading(self._state) as ledger, self._open_reader(self._now()) as reader:
             self._scan = newest_scan(ledger)
             self._rows.ledger = ledger
-            result = read_all(reader, self._rows, self._reporter, OwnersSeen(Filters()))
+            result = read_beside(reader, self._rows, self._reporter)
             self._rows.compare()
             if result.complete is False:
                 read = counted(self._rows.distinct_rows(), "memory")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from spectron_migrate.dump.owners_seen import OwnersSeen
 from spectron_migrate.errors import Incomplete, Unreachable
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.mem0.unreadable import UnreadableFields
-from spectron_migrate.records import Memory, Reporter, Skipped
+from spectron_migrate.records import Filters, Memory, Reporter, Skipped
 
 _MOST_PASSES = 3
 _REPORT_EVERY = 1000
@@ -56,7 +56,7 @@ def read_all(reader: Reader, sink: RowSink, reporter: Reporter, seen: OwnersSeen
             reporter.stage("reading the files, in bytes", total=reader.progress_total())
         unreadable = UnreadableFields()
         try:
-            _read_once(reader, sink, reporter, unreadable, seen)
+            _read_once(reader, sink, reporter, unreadable, seen, rows=reader.rows())
         except (Unreachable, Incomplete) as error:
             if not sink.distinct_rows():
                 raise
@@ -72,11 +72,32 @@ def read_all(reader: Reader, sink: RowSink, reporter: Reporter, seen: OwnersSeen
     return ReadResult(before, False, unreadable)
 
 
+def read_beside(reader: Reader, sink: RowSink, reporter: Reporter) -> ReadResult:
+    """Read while the application writes, for a comparison with what is known of each row.
+
+    Where the proof that no row is missing would keep the application from writing, there is none: the comparison is it.
+    """
+    seen = OwnersSeen(Filters())
+    rows = reader.rows_beside()
+    if rows is None:
+        return read_all(reader, sink, reporter, seen)
+    reporter.stage("reading Mem0", total=reader.native_count())
+    unreadable = UnreadableFields()
+    _read_once(reader, sink, reporter, unreadable, seen, rows=rows)
+    return ReadResult(None, False if sink.left_out() else None, unreadable)
+
+
 def _read_once(
-    reader: Reader, sink: RowSink, reporter: Reporter, unreadable: UnreadableFields, seen: OwnersSeen
+    reader: Reader,
+    sink: RowSink,
+    reporter: Reporter,
+    unreadable: UnreadableFields,
+    seen: OwnersSeen,
+    *,
+    rows: Iterable[Memory | Skipped],
 ) -> None:
     history, done, number = reader.history, 0, 0
-    for number, row in enumerate(reader.rows(), start=1):
+    for number, row in enumerate(rows, start=1):
         known = None
         if row.__class__ is Memory:
             if "as_given" in row.extra:

@@ -148,7 +148,14 @@ class Watched:
         return getattr(self._inner, name)
 
     def rows(self) -> Iterator[Memory | Skipped]:
-        for number, row in enumerate(self._inner.rows()):
+        return self._watched(self._inner.rows())
+
+    def rows_beside(self) -> Iterator[Memory | Skipped] | None:
+        rows = self._inner.rows_beside() if self._gives is None else None
+        return None if rows is None else self._watched(rows)
+
+    def _watched(self, rows: Iterator[Memory | Skipped]) -> Iterator[Memory | Skipped]:
+        for number, row in enumerate(rows):
             if number == self._gives:
                 return
             self._at_row(number)

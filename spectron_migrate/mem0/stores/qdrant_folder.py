@@ -233,6 +233,13 @@ class QdrantFolder(ReaderBase):
                 is_whole = self._are_few(spans)
                 pages = list(self._pages(spans)) if is_whole else self._pages(spans)
 
+    def rows_beside(self) -> Iterator[Memory | Skipped]:
+        """One pass without a listing of the keys: a point that is written meanwhile moves to the end."""
+        self._missing, self._listing = None, None
+        self._copies = self._newest_copies() if self._has_unusual_keys() else None
+        for _, rows in self._pages([(0, None)]):
+            yield from (self._row(*row) for row in rows)
+
     def missing(self) -> int | None:
         """0 if the last listing of all keys found no row that was not read."""
         return self._missing

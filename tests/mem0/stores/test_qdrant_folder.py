@@ -168,6 +168,26 @@ def test_a_reading_ends_although_an_application_writes_all_the_time(
     assert {uuid(number) for number in range(10)} < ids
 
 
+def test_rows_beside_an_application_are_all_read_and_keep_it_from_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row moves to the end while the reading goes on, those at the end first."""
+    monkeypatch.setattr("spectron_migrate.mem0.stores.qdrant_folder._PAGE", 3)
+    folder = write_store(tmp_path, [(key_of(uuid(number)), point(uuid(number), data="old")) for number in range(30)])
+    file = folder / "store/collection/mem0/storage.sqlite"
+    writer = sqlite3.connect(file, isolation_level=None, timeout=0)
+    with open_folder(settings_of(folder)) as reader:
+        ids = []
+        for number, row in enumerate(reader.rows_beside()):
+            ids.append(row.id)
+            if number < 30:
+                values = (key_of(uuid(29 - number)), point(uuid(29 - number), data="new"))
+                writer.execute("INSERT OR REPLACE INTO points VALUES (?, ?)", values)
+    writer.close()
+
+    assert {uuid(number) for number in range(30)} == set(ids)
+
+
 @settings(max_examples=60)
 @given(
     plan=st.lists(
