@@ -13,6 +13,10 @@ from spectron_migrate.spectron.wire import UNKNOWN_STATUSES, Response
 
 _DIFFERENT_BODY = re.compile(r"different|mismatch|does not match|other (body|request|payload)|reused", re.IGNORECASE)
 _OF_SESSION = re.compile(r"\bsession(_id)?\b", re.IGNORECASE)
+_SESSION_IS_OVER = re.compile(
+    r"\bsession\b[^.;]{0,80}? (?:is|was|has|has been) (?:already )?(?:closed|ended|expired|archived|deleted)\b",
+    re.IGNORECASE,
+)
 _EXTRACTED = ("entities", "attributes", "relations", "instructions", "uncertainties", "corrections")
 
 
@@ -134,6 +138,8 @@ def _not_stored(response: Response) -> NotStored:
     reason = f"{response.status} {response.message}"
     if response.status in (429, 503) and response.retry_after_s is not None:
         return RetryLater(reason, response.retry_after_s)
+    if response.status == 409 and _SESSION_IS_OVER.search(response.message):
+        return Refused(response.status, reason)
     if response.status == 409:
         return OtherBody(reason) if _DIFFERENT_BODY.search(response.message) else InFlight(reason)
     if response.names_bad_context:

@@ -10,6 +10,7 @@ import pytest
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
 from tests.support.ledgers import facts_of
 from tests.support.oracle import ledger_facts
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.slow
 
 MODES = {"full": "infer: full\n", "none": NONE, "batch": BATCH}
 COUNT = 12
+SOME = ReplayOptions(limit=4)
+"""So that the session has other facts before those of a batch."""
 
 
 class Ending:
@@ -104,6 +107,33 @@ def test_a_server_that_ends_every_session_it_is_in_doubt_about_does_not_keep_a_r
     assert 6 > len(ending.ended)
     stored = texts(spectron, user)
     assert len(set(stored)) == len(stored)
+
+
+@pytest.mark.parametrize("words", ["session s_1 is closed", "conflict: the session has already ended"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_session_that_is_closed_to_writes_with_a_409_goes_on_in_a_new_one(
+    spectron: RunningServer, user: str, tmp_path: Path, mode: str, words: str
+) -> None:
+    """Its turns can still be listed; other words of 409 say that a request is being processed."""
+    closed: set[str] = set()
+
+    def choose(seen: Seen) -> Fault:
+        if not seen.writes_fact:
+            return "none"
+        session = json.loads(seen.body)["session_id"]
+        if b"number 5" in seen.body and not closed:
+            closed.add(session)
+        return refusing(409, words) if session in closed else "none"
+
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(COUNT)])
+    mapping = mapping_file(tmp_path, MODES[mode])
+    with misbehaving(spectron.base_url, choose) as proxy:
+        summary = replay_in_no_time(
+            spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping, options=SOME
+        )
+        summary = replay_in_no_time(spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping)
+    assert ExitCode.DONE == summary.exit_code
+    assert sorted(expected_texts(user, COUNT)) == sorted(texts(spectron, user))
 
 
 @pytest.mark.parametrize("fault", ["cut_before", "cut_after"])

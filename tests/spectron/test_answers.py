@@ -78,6 +78,9 @@ def test_asked_to_wait_has_not_begun_only_with_retry_after(status: int) -> None:
         ("idempotency key was used with a different request body", OtherBody),
         ("a request with this key is in flight", InFlight),
         ("words that nobody published", InFlight),
+        ("a request of this session has not ended", InFlight),
+        ("session sess_1 is closed", Refused),
+        ("the session has been archived", Refused),
     ],
 )
 def test_409_is_told_apart_by_its_words_and_unknown_words_mean_running(message: str, kind: type) -> None:
