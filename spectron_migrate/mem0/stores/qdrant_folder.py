@@ -13,6 +13,7 @@ import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial, reduce
@@ -80,11 +81,11 @@ class _Page:
     """See `qdrant_changes.common_key_start`."""
 
     @classmethod
-    def of(cls, after: int, rows: list[tuple[Any, ...]], ids: list[str]) -> _Page:
-        """The rows that follow rowid `after`, with the ids of their memories."""
+    def of(cls, after: int, rows: list[tuple[Any, ...]], ids: bytes) -> _Page:
+        """The rows that follow rowid `after`, with `ids` as above."""
         rowids, keys = [row[0] for row in rows], [row[1] for row in rows]
         hashes = array("q", map(hash, zip(rowids, keys, strict=True)))
-        return cls(after + 1, rowids[-1], array("q", rowids), hashes, _packed(ids), common_key_start(keys))
+        return cls(after + 1, rowids[-1], array("q", rowids), hashes, ids, common_key_start(keys))
 
     def part(self, keys: set[int], *, gone: bool = False) -> _Page:
         """Those of its rows that have one of these keys, or, if `gone`, none of them."""
@@ -110,8 +111,8 @@ class _Scan:
         self._gone: dict[bytes, int] = {}
         """Rowids of rows that were given and are there no more, by id. Others may have the same id, or number, now."""
 
-    def add(self, after: int, rows: list[tuple[Any, ...]], ids: list[str]) -> None:
-        """The rows that follow rowid `after`, with the ids of their memories."""
+    def add(self, after: int, rows: list[tuple[Any, ...]], ids: bytes) -> None:
+        """The rows that follow rowid `after`, with `_Page.ids`."""
         self._pages.append(_Page.of(after, rows, ids))
         self._newest.add(rows)
 
@@ -221,9 +222,9 @@ class QdrantFolder(ReaderBase):
         is_whole = False
         for _ in range(_LISTINGS):
             for after, rows in pages:
-                given = [self._row(*row) for row in rows]
+                given, ids = self._converted(rows)
                 yield from given
-                scan.add(after, rows, [row.id for row in given])
+                scan.add(after, rows, ids)
             if is_whole or version == self._db.one("PRAGMA data_version"):
                 self._missing = 0
                 self._listing = None if self._copies else scan.listing()
@@ -283,6 +284,20 @@ class QdrantFolder(ReaderBase):
             )
             count, size = count + number, size + (length or 0)
         return count <= MOST_CHANGED and size <= MOST_BYTES
+
+    def _converted(self, rows: list[tuple[Any, ...]]) -> tuple[list[Memory | Skipped], bytes]:
+        """The rows of a page, and `_Page.ids`.
+
+        Usually all of them are readable and have UUIDs in the canonical spelling, and none is an outdated copy.
+        """
+        if not self._copies:
+            with suppress(UnreadablePoint):
+                points = [read_point(blob) for _, _, blob in rows]
+                ids = _packed([point_id for point_id, _ in points])
+                if ids:
+                    return [from_payload(point_id, payload, now=self._now) for point_id, payload in points], ids
+        given = [self._row(*row) for row in rows]
+        return given, _packed([row.id for row in given])
 
     def _row(self, rowid: int, key: str, blob: bytes) -> Memory | Skipped:
         try:
@@ -373,13 +388,13 @@ def _collections(folder: Path) -> tuple[set[str], dict[str, str]]:
     return found, aliases
 
 
-def _packed(ids: list[str]) -> bytes:
-    """16 bytes for each id; empty if one is no UUID."""
+def _packed(ids: list[Any]) -> bytes:
+    """16 bytes for each id; empty if one is no UUID in its canonical spelling."""
     try:
         joined = "".join(ids)
     except TypeError:
         return b""
-    if {len(one) for one in ids} != {_UUID_LENGTH} or not _UUIDS.fullmatch(joined):
+    if set(map(len, ids)) != {_UUID_LENGTH} or not _UUIDS.fullmatch(joined):
         return b""
     return bytes.fromhex(joined.replace("-", ""))
 
