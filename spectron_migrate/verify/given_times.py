@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from spectron_migrate.ledger import Ledger
-from spectron_migrate.ledger.read.receipts import given_records
+from spectron_migrate.ledger.read.receipts import fields_given
 from spectron_migrate.spectron.rows import Turn
 from spectron_migrate.verify.findings import Finding
 from spectron_migrate.verify.stored_memory import StoredMemory
@@ -48,7 +48,7 @@ def times_of(ledger: Ledger, facts: Sequence[int]) -> dict[int, GivenTimes]:
     """The times of those facts that are the newest version of their memory, as far as Mem0's times show them."""
     found = {
         fact: GivenTimes.of_record(record, datetime.fromisoformat(read_at))
-        for fact, record, read_at in given_records(ledger, facts)
+        for fact, record, read_at in fields_given(ledger, facts, (*NAMES, "text_at_source", "extra"))
     }
     return {fact: times for fact, times in found.items() if times is not None}
 

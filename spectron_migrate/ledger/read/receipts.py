@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from spectron_migrate.database.interface import ResultRow
 from spectron_migrate.database.pages import pages
-from spectron_migrate.fast_json import loads, texts_in
+from spectron_migrate.fast_json import texts_in
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import FACTS, IS_CURRENT, STORED, marks
 from spectron_migrate.records import ENTITY_IDS, Infer, Json, Selector, selector_of
@@ -119,8 +120,11 @@ def texts_of(ledger: Ledger, facts: Sequence[int]) -> Iterator[tuple[str, str]]:
         yield from ((row["mem0_id"], row["text"]) for row in rows.fetchall())
 
 
-def given_records(ledger: Ledger, facts: Sequence[int]) -> Iterator[tuple[int, Json, str]]:
-    """Of those facts that are the newest version of their memory: number, Mem0's record, and when its reading began.
+def fields_given(
+    ledger: Ledger, facts: Sequence[int], names: Sequence[str]
+) -> Iterator[tuple[int, Mapping[str, Any], str]]:
+    """Of those facts that are the newest version of their memory: number, the fields of these names that Mem0's record
+    has, and when its reading began.
 
     For raw files, which do not say that, it is when the text was planned.
     """
@@ -132,7 +136,7 @@ def given_records(ledger: Ledger, facts: Sequence[int]) -> Iterator[tuple[int, J
             f" WHERE number = newest_version AND version.id IN ({marks(some)})",
             tuple(some),
         )
-        yield from ((row["id"], loads(row["record"]), row["read_at"]) for row in rows.fetchall())
+        yield from ((row["id"], texts_in(row["record"], names), row["read_at"]) for row in rows.fetchall())
 
 
 def facts_made_into(ledger: Ledger, ids: Sequence[str]) -> dict[str, list[int]]:
