@@ -146,6 +146,14 @@ class _Scrubber:
             return True
         return not text.isascii() and any(letter in text for letter in _LIKE_ASCII)
 
+    def is_in(self, error: BaseException | None) -> bool:
+        """Whether an error, or one that it comes from, shows the key: an application may log all of them."""
+        while error is not None:
+            if self.text(str(error)) != str(error):
+                return True
+            error = error.__cause__ or error.__context__
+        return False
+
     def raw(self, raw: bytes, *, is_error: bool) -> bytes:
         text = raw.decode("utf-8", "replace")
         if not is_error and (r"\u00" in text or r"\/" in text):
@@ -275,7 +283,8 @@ class Wire:
             raise NotBegun(f"no connection to {self.base_url}: {_one_line(str(error))}") from error
         except Exception as error:
             # Deliberately every class: aiohttp does not say what a malformed response raises.
-            raise InDoubt(f"{type(error).__name__}: {_one_line(self._scrubber.text(str(error)))}") from error
+            reason = f"{type(error).__name__}: {_one_line(self._scrubber.text(str(error)))}"
+            raise InDoubt(reason) from (None if self._scrubber.is_in(error) else error)
         finally:
             self.traffic.end(began, path, outcome)
         if answer.date is not None and answer.date > (self.server_now or ""):

@@ -6,12 +6,15 @@ import asyncio
 import base64
 import json
 import textwrap
+import traceback
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from spectron_migrate import SpectronClient
+from spectron_migrate.errors import Unreachable
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.rows import Turn
 from spectron_migrate.spectron.wire import InDoubt, NotBegun
@@ -147,6 +150,35 @@ def test_the_text_of_a_memory_that_holds_the_key_is_left_as_it_is() -> None:
 
     with serving(JSONResponse({"turns": [turn], "page": {"hasMore": False}})) as endpoint:
         assert [turn["content"]] == [one.content for one in asyncio.run(ask(endpoint))]
+
+
+MALFORMED = {
+    "status": f"HTTP/1.1 Bearer {SECRET} ok",
+    "header": f"HTTP/1.1 200 ok\r\nBearer {SECRET}",
+    "length": f"HTTP/1.1 200 ok\r\ncontent-length: Bearer {SECRET}",
+    "chunk": f"HTTP/1.1 200 ok\r\ntransfer-encoding: chunked\r\n\r\nBearer {SECRET}",
+}
+
+
+@pytest.mark.parametrize("where", MALFORMED)
+def test_the_key_of_a_malformed_response_is_in_no_traceback_of_an_application(where: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        scopes = b'HTTP/1.1 200 ok\r\nconnection: close\r\n\r\n{"scopes": [{"path": "user/alice"}]}'
+        writer.write(scopes if head.startswith(b"GET") else f"{MALFORMED[where]}\r\n\r\n".encode())
+        writer.close()
+
+    async def open_a_session() -> None:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with SpectronClient(base_url=endpoint, api_key=SECRET, context="c") as client:
+                await client.sessions.create(scope={"user": "alice"})
+
+    with pytest.raises(Unreachable) as raised:
+        asyncio.run(open_a_session())
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "***" in shown
+    assert SECRET not in shown
 
 
 def test_a_malformed_response_with_the_key_is_scrubbed_too() -> None:
