@@ -13,7 +13,19 @@ PACKAGE = Path(__file__).parents[2] / "spectron_migrate"
 # A module may import those of its own layer's row or of a lower row. The first prefix that fits decides.
 LAYERS: list[tuple[str, ...]] = [
     ("errors", "records"),
-    ("backoff", "clocks", "fast_json", "files", "garbage", "judge", "keywords", "parallel", "quantiles", "rising"),
+    (
+        "backoff",
+        "clocks",
+        "fast_json",
+        "files",
+        "garbage",
+        "judge",
+        "keywords",
+        "parallel",
+        "quantiles",
+        "rising",
+        "scrubbing",
+    ),
     ("database",),
     ("state",),
     ("settings", "mapping"),

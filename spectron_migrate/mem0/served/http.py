@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
@@ -18,6 +21,7 @@ from spectron_migrate.backoff import backoff_s, retry_after_s
 from spectron_migrate.errors import KeyRefused, Unreachable
 from spectron_migrate.mem0.addresses import checked_url
 from spectron_migrate.records import Json
+from spectron_migrate.scrubbing import Scrubber
 
 _MOST_TRIES = 7
 _FIRST_WAIT_S = 0.5
@@ -26,6 +30,8 @@ _MOST_WAITED_S = 900.0
 """How long one request may wait in all, the waits that the server asks for (`Retry-After`) included."""
 
 _RETRIED_STATUSES = frozenset({408, 425, 500, 502, 503, 504})
+_HOLDS_A_KEY = re.compile("key|auth|token|secret", re.IGNORECASE)
+"""Names of such headers."""
 _TIMEOUT = httpx.Timeout(60.0, connect=15.0)
 
 
@@ -70,6 +76,7 @@ class JsonClient:
         """
         self.base_url = checked_url(base_url, with_key=bool(headers) and not plain_http)
         self._key = key
+        self._scrubbers = [Scrubber(secret) for secret in _secrets_of(headers)]
         self._requests = 0
         self._closed = threading.Event()
         self._sleep = sleep or self._closed.wait
@@ -123,7 +130,7 @@ class JsonClient:
                 failure = f"status {response.status_code}"
                 wait_s = _asked_wait_s(response)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                failure = _describe(error)
+                failure = self._scrubbed(_describe(error))
             except json.JSONDecodeError:
                 failure = "an answer that is not JSON, or was truncated"
             if wait_s is None:
@@ -180,7 +187,16 @@ class JsonClient:
                 hint="set `base_url` to the final address",
             )
         if status != 429 and status not in _RETRIED_STATUSES:
-            raise Rejected(f"{self.base_url} answered {status} to {method} {path}: {_detail(response)}", status)
+            raise Rejected(f"{self.base_url} answered {status} to {method} {path}: {self._detail(response)}", status)
+
+    def _detail(self, response: httpx.Response) -> str:
+        """What the server says is wrong, shortened, because it may repeat the request."""
+        return self._scrubbed(_reason(response)).strip()[:200] or "no reason given"
+
+    def _scrubbed(self, text: str) -> str:
+        for scrubber in self._scrubbers:
+            text = scrubber.text(text)
+        return text
 
 
 def _asked_wait_s(response: httpx.Response) -> float | None:
@@ -201,15 +217,23 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _detail(response: httpx.Response) -> str:
-    """What the server says is wrong, shortened, because it may repeat the request."""
+def _reason(response: httpx.Response) -> str:
     try:
         value = response.json()
-        text = (
-            str(value.get("detail") or value.get("message") or value.get("error") or value)
-            if isinstance(value, dict)
-            else str(value)
-        )
     except ValueError:
-        text = response.text
-    return text.strip()[:200] or "no reason given"
+        return response.text
+    if isinstance(value, dict):
+        return str(value.get("detail") or value.get("message") or value.get("error") or value)
+    return str(value)
+
+
+def _secrets_of(headers: Mapping[str, str]) -> Iterator[str]:
+    """The keys and passwords in the headers of each request, without the scheme before them."""
+    for name, value in headers.items():
+        if not _HOLDS_A_KEY.search(name) or not value.strip():
+            continue
+        scheme, _, secret = value.strip().rpartition(" ")
+        yield secret
+        if scheme.lower() == "basic":
+            with suppress(ValueError):
+                yield b64decode(secret).decode().partition(":")[2]
