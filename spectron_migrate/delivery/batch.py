@@ -19,6 +19,7 @@ from spectron_migrate.delivery.outcomes import (
     SendOutcome,
     code_of,
     give_up,
+    is_late,
     is_of_other_ledger,
     stop_older_ledger,
     stop_wrong_session,
@@ -121,9 +122,9 @@ class _BatchRecovery:
                 return SendOutcome.HELD, []
             if result is not None and not await self._pause(self._progress.pause_s):
                 break
-            is_overtaken = await self._is_overtaken()
+            is_to_change = await self._is_to_change()
             # Spectron keeps keys by principal: sent under another one, the same bytes would be a second write.
-            if is_overtaken or self._sent_by != self._run.principal:
+            if is_to_change or self._sent_by != self._run.principal:
                 decision = await self._wait_for_late_arrival(outlast_s(self._run))
                 if decision is not None:
                     return decision
@@ -131,7 +132,7 @@ class _BatchRecovery:
                 decision = await self._wait_for_late_arrival(self._run.api.timeout_s)
                 if decision is not None:
                     return decision
-            if is_overtaken:
+            if is_to_change:
                 return await self._plan_again()
             result = await self._resend()
         return SendOutcome.DEFERRED, []
@@ -241,12 +242,13 @@ class _BatchRecovery:
         await self._run.writer.durable(sending.back_to_planned, [fact.id for fact in facts])
         return SendOutcome.DECIDED, [_as_planned(facts)]
 
-    async def _is_overtaken(self) -> bool:
-        """Whether Mem0 has replaced or deleted a memory of the batch since: a resend would bring it back."""
-        facts = self._batch.facts
-        return await self._run.writer.grouped(
+    async def _is_to_change(self) -> bool:
+        """Whether a resend would bring back a memory that Mem0 has replaced or deleted, or stand over newer facts."""
+        run, facts = self._run, self._batch.facts
+        is_overtaken = await run.writer.grouped(
             lambda ledger: any(overtaken.is_overtaken(ledger, fact.id) for fact in facts)
         )
+        return is_overtaken or await is_late(run, facts[0])
 
     # -- nothing of it is stored --------------------------------------------------------------------------
 

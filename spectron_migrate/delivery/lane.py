@@ -28,11 +28,14 @@ GOES_ON = (SendOutcome.DECIDED, SendOutcome.SESSION_ENDED, SendOutcome.PLANNED_A
 
 async def deliver_lane(run: Run, lane: str, work: LaneWork) -> None:
     """Decide what is in doubt, then send until nothing is left, the lane is held, or the run stops."""
+    none: asyncio.Task[bool] | None = None
     async with asyncio.TaskGroup() as group:
         if work.has_doubts or work.has_full:
             group.create_task(_deliver_full(run, lane, work))
         if work.has_doubts or work.has_none:
-            group.create_task(_deliver_none(run, lane, work))
+            none = group.create_task(_deliver_none(run, lane, work))
+    if work.has_doubts and none is not None and none.result():
+        await _send_none(run, lane)  # facts in doubt that turned out to be late
 
 
 async def _deliver_full(run: Run, lane: str, work: LaneWork) -> None:
@@ -52,13 +55,20 @@ async def _decide_full(run: Run, lane: str) -> bool:
     for batch in await run.writer.grouped(batches.intended_batches, lane):
         if batch.session.infer == "full" and (run.should_stop() or await recover_batch(run, batch) not in GOES_ON):
             return False
+    if run.everything_is_late:
+        await run.writer.durable(lanes.mark_late, run.plan, lane)
     return True
 
 
-async def _deliver_none(run: Run, lane: str, work: LaneWork) -> None:
-    """Send the `none` facts. A doubt that remains holds only its own session."""
+async def _deliver_none(run: Run, lane: str, work: LaneWork) -> bool:
+    """Decide and send the `none` facts; False if that was deferred. A doubt that remains holds only its own session."""
     if work.has_doubts and not await _decide_none(run, lane):
-        return
+        return False
+    await _send_none(run, lane)
+    return True
+
+
+async def _send_none(run: Run, lane: str) -> None:
     most = run.session_size * (1 + run.spare_streams)
     planned = await run.writer.grouped(lanes.count_planned, run.plan, lane, "none", most)
     if not planned or run.should_stop():

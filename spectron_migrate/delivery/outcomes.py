@@ -8,7 +8,7 @@ from enum import Enum
 from spectron_migrate.delivery.marker import BEHIND_HINT
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import WrongLedger
-from spectron_migrate.ledger import Ledger, sending, sessions
+from spectron_migrate.ledger import Ledger, overtaken, sending, sessions
 from spectron_migrate.ledger.batches import IntendedBatch
 from spectron_migrate.ledger.read import adoption
 from spectron_migrate.ledger.sending import IntendedFact
@@ -32,7 +32,7 @@ class SendOutcome(Enum):
     SESSION_ENDED = "session ended"
     """The server no longer knows the session and has not stored the fact, which goes on in a new session."""
     PLANNED_AGAIN = "planned again"
-    """The fact is planned again under another key, and is the next one to send."""
+    """The fact is planned again under another key, or without extraction, and is the next one to send."""
 
 
 def code_of(reason: str) -> str:
@@ -74,6 +74,13 @@ async def is_of_other_ledger(run: Run, intent: IntendedFact | IntendedBatch) -> 
     After an adoption that is known anyway; then the fact is refused, as after a send of our own.
     """
     return not intent.was_sent and await run.writer.grouped(adoption.last_adopted) is None
+
+
+async def is_late(run: Run, fact: IntendedFact) -> bool:
+    """Whether a fact that the server lacks would supersede something newer if its bytes went again."""
+    if fact.infer != "full":
+        return False
+    return run.everything_is_late or await run.writer.grouped(overtaken.is_late, fact.id)
 
 
 async def stop_older_ledger(run: Run, facts: Sequence[IntendedFact]) -> SendOutcome:

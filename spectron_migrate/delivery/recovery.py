@@ -27,6 +27,7 @@ from spectron_migrate.delivery.outcomes import (
     SendOutcome,
     code_of,
     give_up,
+    is_late,
     is_of_other_ledger,
     stop_older_ledger,
     stop_wrong_session,
@@ -34,7 +35,7 @@ from spectron_migrate.delivery.outcomes import (
 from spectron_migrate.delivery.passages import Passage, find_passage
 from spectron_migrate.delivery.run import FactResult, NotYet, Patience, Run
 from spectron_migrate.delivery.waits import IN_FLIGHT_LIMIT_S, MAX_TRIES, late_listings, outlast_s
-from spectron_migrate.ledger import Ledger, overtaken, sending
+from spectron_migrate.ledger import Ledger, overtaken, sending, sessions
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.records import Receipt
 from spectron_migrate.spectron.answers import (
@@ -150,6 +151,12 @@ async def _recover_around_ended(run: Run, facts: Sequence[IntendedFact]) -> Send
     return outcome if after is SendOutcome.DECIDED else after
 
 
+def _plan_late(ledger: Ledger, fact: IntendedFact) -> None:
+    """Plan a late fact again, without extraction, under the same key: a server that has stored it answers 409."""
+    sending.not_stored(ledger, fact.id)
+    sessions.close_session(ledger, fact.session.id)
+
+
 class _Recovery:
     """Decides one fact in doubt.
 
@@ -168,14 +175,18 @@ class _Recovery:
         """Send the same bytes again while the server holds their key; otherwise the listing decides."""
         run, fact = self._run, self._fact
         is_overtaken = self._candidate is None and await run.writer.grouped(overtaken.is_overtaken, fact.id)
+        supersedes_newer = self._candidate is None and await is_late(run, fact)
         # Spectron keeps keys by principal: sent under another one, the same bytes would be a second write.
-        if self._candidate is None and (is_overtaken or fact.sent_by != run.principal):
+        if self._candidate is None and (is_overtaken or supersedes_newer or fact.sent_by != run.principal):
             outcome = await self._wait_for_late_arrival(outlast_s(run))
             if outcome is not None:
                 return outcome
         if self._candidate is None and is_overtaken:
             await run.writer.durable(sending.not_stored, fact.id)
             return SendOutcome.DECIDED
+        if self._candidate is None and supersedes_newer:
+            await run.writer.durable(_plan_late, fact)
+            return SendOutcome.PLANNED_AGAIN
         while True:
             outcome = await self._wait_if_forgotten()
             if outcome is not None:
@@ -372,9 +383,10 @@ class _Recovery:
         """Wait until the last request can no longer arrive. A turn that appears meanwhile is the candidate.
 
         For a fact that the server lacks and that must not simply be sent again. Mem0 may have replaced or deleted the
-        memory, so that a resend would write what should not be there. Or the API key belongs to another principal now,
-        or the server may have forgotten keys, so that it would not recognise the resend. Returns an outcome if the wait
-        has to continue later.
+        memory, so that a resend would write what should not be there. An adoption may have found newer facts of the
+        lane, so that a resend would stand over them. Or the API key belongs to another principal now, or the server may
+        have forgotten keys, so that it would not recognise the resend. Returns an outcome if the wait has to continue
+        later.
         """
         run, fact = self._run, self._fact
         for pause_s in late_listings(seconds):

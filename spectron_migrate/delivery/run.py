@@ -118,6 +118,8 @@ class Run:
     """What this process has begun in the ledger, in this run and earlier ones."""
     applications_write: bool = False
     """Whether applications write to the same scopes."""
+    everything_is_late: bool = False
+    """Whether nothing may be sent with extraction any more: what applications have written is newer."""
     is_out_of_sends: bool = False
     """Whether the whole allowance is reserved: then lanes are begun only to decide what is in doubt."""
     left_lanes: bool = False

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from spectron_migrate.database.interface import Database
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.messages import DELETED
-from spectron_migrate.ledger.overtaken import skip_if_overtaken
+from spectron_migrate.ledger.overtaken import mark_if_late, skip_if_overtaken
 from spectron_migrate.ledger.read.adoption import BACKUP, BEGUN, BY, BY_KEY, DONE, KIND, NO_KEY, SoughtFact, memory_of
 from spectron_migrate.ledger.sending import drop_requests, plan_again
 from spectron_migrate.records import Infer, Memory, canonical_json, digest
@@ -155,6 +155,7 @@ def exchange_keys(ledger: Ledger, fact: int, holder: int) -> None:
     keys = {row["id"]: row["key"] for row in rows}
     ledger.db.executemany("UPDATE fact SET key = ? WHERE id = ?", [(keys[holder], fact), (keys[fact], holder)])
     ledger.db.execute("UPDATE receipt SET decided_by = ? WHERE fact = ?", (BY_KEY, holder))
+    mark_if_late(ledger, fact)
     skip_if_overtaken(ledger, fact)
 
 

@@ -99,6 +99,14 @@ def is_held(ledger: Ledger, lane: str) -> bool:
     return bool(row[0])
 
 
+def mark_late(ledger: Ledger, plan: int, lane: str) -> None:
+    """Send what is planned again in a lane without extraction, because applications already write to Spectron."""
+    ledger.db.execute(
+        f"UPDATE fact SET infer = 'none', late = 1 WHERE state = 'planned' AND {LANE} AND plan = ? AND infer = 'full'",
+        (lane, plan),
+    )
+
+
 # -- whose a lane is; in a ledger with one writer everything belongs to it --------------------------------
 
 

@@ -1,10 +1,13 @@
-"""Facts that should no longer be sent: Mem0 has a newer text, or has deleted the memory. Call inside a transaction."""
+"""Facts that should no longer be sent as they were planned. Call every function here inside a transaction.
+
+Mem0 has a newer text or has deleted the memory, or an adoption found newer facts of the lane on the server.
+"""
 
 from __future__ import annotations
 
 from spectron_migrate.ledger import messages
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.schema import FACTS, IS_CURRENT
+from spectron_migrate.ledger.schema import FACTS, IS_CURRENT, STORED, marks
 
 
 def why_overtaken(ledger: Ledger, fact: int) -> str | None:
@@ -33,3 +36,23 @@ def skip_if_overtaken(ledger: Ledger, fact: int) -> bool:
     if reason is not None:
         messages.skip(ledger.db, fact, reason)
     return reason is not None
+
+
+_IS_LATE = (
+    "infer = 'full' AND EXISTS (SELECT 1 FROM fact AS newer WHERE newer.lane = fact.lane AND newer.infer = 'full'"
+    f" AND newer.was_sent = 1 AND newer.order_key > fact.order_key AND newer.state IN ({marks(STORED)}))"
+)
+
+
+def is_late(ledger: Ledger, fact: int) -> bool:
+    """Whether a fact would be extracted after newer facts of its lane that are stored.
+
+    A lane is sent in order, so only an adoption leaves a fact in doubt below newer ones.
+    """
+    row = ledger.db.execute(f"SELECT {_IS_LATE} AS is_late FROM fact WHERE id = ?", (*STORED, fact)).fetchone()
+    return bool(row["is_late"])
+
+
+def mark_if_late(ledger: Ledger, fact: int) -> None:
+    """Send a fact that is planned again without extraction if it is late, as `plan.mark_late` does before a run."""
+    ledger.db.execute(f"UPDATE fact SET infer = 'none', late = 1 WHERE id = ? AND {_IS_LATE}", (fact, *STORED))

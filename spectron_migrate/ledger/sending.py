@@ -15,7 +15,7 @@ from spectron_migrate.database.interface import ResultRow
 from spectron_migrate.ledger.bodies import build_body
 from spectron_migrate.ledger.lanes import LANE
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.overtaken import skip_if_overtaken
+from spectron_migrate.ledger.overtaken import mark_if_late, skip_if_overtaken
 from spectron_migrate.ledger.schema import FACTS, IS_CURRENT, FactState, flat, marks, row_sets, values
 from spectron_migrate.ledger.sessions import SessionRow, known_session
 from spectron_migrate.records import Infer, Json, Receipt, Selector, canonical_json, selector_of
@@ -212,18 +212,23 @@ def intended_of(row: ResultRow, session: SessionRow) -> IntendedFact:
 def back_to_planned(ledger: Ledger, facts: Sequence[int]) -> None:
     """The bytes of these facts certainly never left: plan them again under the same key.
 
-    Overtaken ones become skipped.
+    Overtaken ones become skipped, and late ones are sent without extraction.
     """
     for fact in facts:
         row = ledger.db.execute("SELECT reason FROM fact WHERE id = ? AND state = 'intended'", (fact,)).fetchone()
         if row is not None:
             plan_again(ledger, fact, was_sent=row["reason"] == SENT_BEFORE)
+            mark_if_late(ledger, fact)
             skip_if_overtaken(ledger, fact)
 
 
 def not_stored(ledger: Ledger, fact: int) -> None:
-    """The fact was sent and is certainly not stored: plan it again. An overtaken one becomes skipped."""
+    """The fact was sent and is certainly not stored: plan it again.
+
+    An overtaken one becomes skipped, and a late one is sent without extraction.
+    """
     plan_again(ledger, fact, was_sent=True)
+    mark_if_late(ledger, fact)
     skip_if_overtaken(ledger, fact)
 
 

@@ -45,6 +45,7 @@ def begin_run(
     deferred: DeferredWork,
     own: OwnWork,
     applications_write: bool = False,
+    everything_is_late: bool = False,
     reporter: Reporter,
     clock: Callable[[], float],
     now: Callable[[], datetime],
@@ -53,8 +54,8 @@ def begin_run(
     """A run over what the plan still has to send; `deliver_plan` carries it out, `Run.halt` stops it.
 
     `batches`: send many memories in one request. `own`: what this process has begun; `applications_write`: they write
-    to the same scopes. `clock` in seconds, monotonic; `now` with its zone.
-    `limits.max_seconds` counts from this call.
+    to the same scopes; `everything_is_late`: nothing may supersede what they wrote. `clock` in seconds, monotonic;
+    `now` with its zone. `limits.max_seconds` counts from this call.
     """
     brake = Brake(sleep, clock=clock, max_seconds=limits.max_seconds, idle_limit_s=deferred.idle_limit_s)
     writer = GroupCommit(ledger)
@@ -91,6 +92,7 @@ def begin_run(
         deferred=deferred,
         own=own,
         applications_write=applications_write,
+        everything_is_late=everything_is_late,
     )
 
 

@@ -368,7 +368,6 @@ class Replay:
             self._reading = None
 
     def _begin(self, ledger: Ledger, api: SpectronApi, start: _Start) -> Run:
-        options = self._options
         self._run = begin_run(
             ledger,
             start.plan,
@@ -376,17 +375,18 @@ class Replay:
             self._mapping,
             principal=start.principal,
             limits=Limits(
-                max_in_flight=options.max_in_flight,
-                max_rps=options.max_rps,
-                max_facts=options.limit,
-                max_seconds=None if options.max_seconds is None else options.max_seconds - self._spent_s,
-                max_tokens=options.max_tokens,
+                max_in_flight=self._options.max_in_flight,
+                max_rps=self._options.max_rps,
+                max_facts=self._options.limit,
+                max_seconds=None if self._options.max_seconds is None else self._options.max_seconds - self._spent_s,
+                max_tokens=self._options.max_tokens,
                 known=start.in_flight,
             ),
             batches=self._mapping.write == "batch",
             deferred=self._deferred,
             own=self._marker.own_work(ledger, self._stamp()),
             applications_write=self._others_write() or self._options.adopt,
+            everything_is_late=self._others_write(),
             reporter=self._reporter,
             clock=self._clock,
             now=self._now,

@@ -1,7 +1,8 @@
 """Which turn of the server is the receipt of which fact, by text and order (pure).
 
-One turn is the receipt of one fact at most. Nothing tells turns with equal texts apart, so they are matched in the way
-that is right whichever they are: the first turn with the oldest fact.
+One turn is the receipt of one fact at most. A fact in doubt has the turn of the session that it was sent to. Nothing
+else tells turns with equal texts apart, so they are matched in the way that is right whichever they are: the first turn
+with the oldest fact.
 """
 
 from __future__ import annotations
@@ -60,20 +61,23 @@ def plain_text(text: str) -> str:
 def match_turns(turns: Sequence[ListedTurn], facts: Sequence[SoughtFact]) -> Matching:
     """Match the turns of one scope with the facts of that scope.
 
-    Where there are fewer turns than facts with a text, the oldest facts have them, and the newest are sent again. So
-    whichever of them the turns really were, nothing that is older than the newest text is sent after it.
+    Where there are fewer turns than facts with a text, those in doubt have the turns of their own sessions, and the
+    oldest others have the rest; the newest are sent again. So whichever of them the turns really were, nothing that is
+    older than the newest text is sent after it.
     """
     order = sorted(turns, key=lambda each: (each.turn.created_at, each.session, each.turn.seq))
     oldest_first = sorted(facts, key=lambda fact: fact.order_key)
     matched: dict[str, SoughtFact] = {}
     taken: set[int] = set()
-    for with_role in (True, False):
-        free: defaultdict[tuple[str, str], deque[SoughtFact]] = defaultdict(deque)
+    for by_session, by_role in ((True, True), (False, True), (False, False)):
+        free: defaultdict[tuple[str, str, str], deque[SoughtFact]] = defaultdict(deque)
         for fact in oldest_first:
-            if fact.id not in taken:
-                free[plain_text(fact.text), fact.role if with_role else ""].append(fact)
+            if fact.id not in taken and (fact.sent_to or not by_session):
+                session = fact.sent_to or "" if by_session else ""
+                free[plain_text(fact.text), fact.role if by_role else "", session].append(fact)
         for each in order:
-            same = free[plain_text(each.turn.content), each.turn.role if with_role else ""]
+            role, session = each.turn.role if by_role else "", each.session if by_session else ""
+            same = free[plain_text(each.turn.content), role, session]
             if same and each.turn.id not in matched:
                 matched[each.turn.id] = same.popleft()
                 taken.add(matched[each.turn.id].id)

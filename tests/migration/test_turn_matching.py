@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +51,8 @@ def test_after_an_adoption_the_newest_text_is_the_last_that_supersedes(seed: int
     for _ in range(dice.randint(1, 4)):  # runs of the lost ledger; each knew some of the memories
         send(there, dice.sample(facts, k=dice.randint(1, len(facts))), most=dice.randint(1, 30))
 
+    sent_to = {sent.fact.id: sent.listed.session for sent in there if dice.random() < 0.3}  # in doubt in a copy
+    facts = [replace(one, sent_to=sent_to.get(one.id)) for one in facts]
     matching = match_turns([sent.listed for sent in there], facts)
 
     assert [] == matching.leftovers
@@ -72,6 +74,20 @@ def test_the_newer_of_two_equal_texts_is_sent_again_where_one_of_them_is_there()
 
     assert [1, 2] == [match.fact.id for match in matching.matches]
     assert not any(match.late for match in matching.matches)
+
+
+def test_a_fact_in_doubt_has_the_turn_of_its_own_session_before_an_older_one_with_the_same_text() -> None:
+    facts = [fact(1, "Likes tea"), replace(fact(2, "Likes tea"), state="intended", sent_to="own")]
+
+    assert [2, 1] == matched_facts([listed(0, "own", "Likes tea"), listed(1, "other", "Likes tea")], facts)
+    assert [1, 2] == matched_facts([listed(0, "one", "Likes tea"), listed(1, "other", "Likes tea")], facts)
+    assert [2] == matched_facts([listed(0, "own", "Likes tea")], facts)
+    assert [1] == matched_facts([listed(0, "other", "Likes tea")], facts)
+
+
+def matched_facts(turns: list[ListedTurn], facts: list[SoughtFact]) -> list[int]:
+    """The facts of the turns, in the order of these."""
+    return [match.fact.id for match in match_turns(turns, facts).matches]
 
 
 def test_many_equal_texts_are_matched_in_little_time() -> None:

@@ -44,6 +44,8 @@ class SoughtFact:
     state: FactState
     session: int | None
     in_batch: bool
+    sent_to: str | None = None
+    """The server's id of that session, if the fact may have been sent to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,9 @@ def sought_facts(ledger: Ledger, *, after: int, before: str | None) -> list[tupl
 
 
 _FACT = (
-    "SELECT fact.id, mem0_id, text, text_at, role, selector, lane, run, infer, order_key, state, session,"
-    " batch IS NOT NULL AS in_batch FROM fact JOIN version ON version.id = fact.id"
+    "SELECT fact.id, mem0_id, text, text_at, role, fact.selector, lane, fact.run, fact.infer, order_key, fact.state,"
+    " fact.session, batch IS NOT NULL AS in_batch, server_id FROM fact JOIN version ON version.id = fact.id"
+    " LEFT JOIN session ON session.id = fact.session AND fact.state IN ('intended', 'undecidable')"
 )
 
 
@@ -119,7 +122,7 @@ def read_sought(ledger: Ledger, facts: Sequence[int]) -> list[SoughtFact]:
     for start in range(0, len(facts), _PAGE):
         some = facts[start : start + _PAGE]
         rows = ledger.db.execute(
-            f"{_FACT} WHERE fact.id IN ({marks(some)}) AND state IN ({marks(_SOUGHT)})", (*some, *_SOUGHT)
+            f"{_FACT} WHERE fact.id IN ({marks(some)}) AND fact.state IN ({marks(_SOUGHT)})", (*some, *_SOUGHT)
         )
         found += [_fact_of(row) for row in rows]
     return sorted(found, key=lambda fact: fact.order_key)
@@ -128,7 +131,8 @@ def read_sought(ledger: Ledger, facts: Sequence[int]) -> list[SoughtFact]:
 def any_fact(ledger: Ledger, selector: int) -> SoughtFact | None:
     """A fact of a memory in this selector, in any state."""
     row = ledger.db.execute(
-        f"{_FACT} WHERE selector = ? AND EXISTS (SELECT 1 FROM memory WHERE memory.mem0_id = version.mem0_id) LIMIT 1",
+        f"{_FACT} WHERE fact.selector = ?"
+        " AND EXISTS (SELECT 1 FROM memory WHERE memory.mem0_id = version.mem0_id) LIMIT 1",
         (selector,),
     ).fetchone()
     return _fact_of(row) if row else None
@@ -159,6 +163,7 @@ def _fact_of(row: ResultRow) -> SoughtFact:
         row["state"],
         row["session"],
         bool(row["in_batch"]),
+        row["server_id"],
     )
 
 
