@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Literal, Protocol
 
 Json = Any
@@ -103,6 +104,11 @@ class Memory:
     @classmethod
     def from_json(cls, row: Mapping[str, Json]) -> Memory:
         """The inverse of `to_json`; raises KeyError or TypeError for any other line."""
+        if len(row) == len(cls.__slots__):
+            try:
+                return MemoryDraft.of(_fields_of(row))
+            except KeyError:
+                pass  # of another version, or of something else
         return cls(**{**row, "categories": tuple(row.get("categories") or ())})
 
 
@@ -134,10 +140,24 @@ class MemoryDraft:
     history_row: int | None
     extra: Mapping[str, Json]
 
+    @classmethod
+    def of(cls, values: tuple[Any, ...]) -> Memory:
+        """A memory of the values of all fields, in their order; the categories may be a list, or None."""
+        made = cls()
+        made.id, made.memory, made.user_id, made.agent_id, made.run_id, made.app_id = values[:6]
+        made.actor_id, made.role, made.metadata, categories, made.created_at, made.updated_at = values[6:12]
+        made.expiration_date, made.hash, made.text_at, made.text_at_source, made.state = values[12:17]
+        made.history_row, made.extra = values[17:]
+        made.categories = tuple(categories or ())
+        return made.finished()
+
     def finished(self) -> Memory:
         """The draft itself, as a memory that nobody changes any more."""
         self.__class__ = Memory  # type: ignore[assignment]
         return self  # type: ignore[return-value]
+
+
+_fields_of = itemgetter(*Memory.__slots__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,8 +365,11 @@ def selector_of(text: str) -> Selector:
 
 def digest(*parts: str) -> str:
     """SHA-256 over the parts and their lengths, so that `("ab", "c")` and `("a", "bc")` differ."""
-    encoded = [to_bytes(part) for part in parts]
-    return hashlib.sha256(b"".join([len(data).to_bytes(8, "big") + data for data in encoded])).hexdigest()
+    pieces: list[bytes] = []
+    for part in parts:
+        data = to_bytes(part)
+        pieces += (len(data).to_bytes(8, "big"), data)
+    return hashlib.sha256(b"".join(pieces)).hexdigest()
 
 
 def to_bytes(text: str) -> bytes:

@@ -58,6 +58,15 @@ def test_a_memory_survives_its_line_in_the_dump() -> None:
     assert original == Memory.from_json(original.to_json())
 
 
+def test_each_field_of_a_line_is_that_field_of_the_memory() -> None:
+    line = {name: (name,) if name == "categories" else name for name in memory().to_json()}
+    found = Memory.from_json(line)
+
+    assert line == {name: getattr(found, name) for name in line}
+    with pytest.raises(TypeError, match="unexpected"):
+        Memory.from_json({("other" if name == "role" else name): value for name, value in line.items()})
+
+
 def test_order_is_by_the_time_of_the_text_then_by_creation_then_by_history() -> None:
     early = memory(id="z", text_at="2025-01-01T00:00:00.000000Z")
     late = memory(id="a", text_at="2025-06-01T00:00:00.000000Z")
