@@ -144,10 +144,9 @@ class MemoryDraft:
     def of(cls, values: tuple[Any, ...]) -> Memory:
         """A memory of the values of all fields, in their order; the categories may be a list, or None."""
         made = cls()
-        made.id, made.memory, made.user_id, made.agent_id, made.run_id, made.app_id = values[:6]
-        made.actor_id, made.role, made.metadata, categories, made.created_at, made.updated_at = values[6:12]
-        made.expiration_date, made.hash, made.text_at, made.text_at_source, made.state = values[12:17]
-        made.history_row, made.extra = values[17:]
+        made.id, made.memory, made.user_id, made.agent_id, made.run_id, made.app_id, made.actor_id = values[:7]
+        made.role, made.metadata, categories, made.created_at, made.updated_at, made.expiration_date = values[7:13]
+        made.hash, made.text_at, made.text_at_source, made.state, made.history_row, made.extra = values[13:]
         made.categories = tuple(categories or ())
         return made.finished()
 
@@ -365,11 +364,7 @@ def selector_of(text: str) -> Selector:
 
 def digest(*parts: str) -> str:
     """SHA-256 over the parts and their lengths, so that `("ab", "c")` and `("a", "bc")` differ."""
-    pieces: list[bytes] = []
-    for part in parts:
-        data = to_bytes(part)
-        pieces += (len(data).to_bytes(8, "big"), data)
-    return hashlib.sha256(b"".join(pieces)).hexdigest()
+    return hashlib.sha256(b"".join([len(data).to_bytes(8, "big") + data for data in map(to_bytes, parts)])).hexdigest()
 
 
 def to_bytes(text: str) -> bytes:

@@ -113,7 +113,7 @@ class Merge:
 
     def flush(self) -> None:
         """Write what `add` has held back."""
-        self._new.flush()
+        self._new.finish()
 
     def _shows_later(self, last: ResultRow) -> bool:
         """Whether this reading is newer than the last one of the memory, or lifts its tombstone."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from spectron_migrate.database.interface import Database
 from spectron_migrate.errors import InputError
 from spectron_migrate.files.atomic import sync_folder
 from spectron_migrate.files.locks import is_held, lock_handle
@@ -125,6 +126,18 @@ def keep_copy(connection: sqlite3.Connection, path: Path) -> None:
         os.close(handle)
     pending.replace(path)
     sync_folder(path.parent)
+
+
+def drop_index(db: Database, name: str) -> str | None:
+    """Drop an index within a transaction; returns the statement that makes it again.
+
+    None for Postgres, where everybody else would have to wait for the end of the transaction.
+    """
+    if not isinstance(db, sqlite3.Connection):
+        return None
+    [sql] = db.execute("SELECT sql FROM sqlite_master WHERE type = 'index' AND name = ?", (name,)).fetchone()
+    db.execute(f"DROP INDEX {name}")
+    return str(sql)
 
 
 @contextmanager
