@@ -106,6 +106,8 @@ class Limiter:
         self._in_a_row = 0
         self._recent: deque[tuple[float, str]] = deque()
         self._slow_start = True
+        self._writes = self.limit
+        """During slow start, the most writes in flight."""
         self._step, self._stepped, self._calm, self._wait, self._held = 1.0, False, 0, 1, 0
         self._best_s = self._now_s = float("inf")
         self._prepared_best_s: dict[Kind, float] = {}
@@ -162,6 +164,7 @@ class Limiter:
         self._took_s += took_s
         self._scarce = self._scarce or self._is_scarce
         if self._slow_start and self._is_scarce and took_s < QUEUEING * self._best_s:
+            self._writes += bool(self._waiting[Kind.WRITE])
             self._set(self.limit + 1.0)
         if self._answers >= self._round:
             self._end_round()
@@ -186,7 +189,8 @@ class Limiter:
         if not self._asked_for_less:
             self._wait = min(LONGEST_WAIT, 2 * self._wait)
         self._asked_for_less = True
-        self._slow_start, self._stepped, self._step, self._calm = False, False, 1.0, 0
+        self._end_slow_start()
+        self._stepped, self._step, self._calm = False, 1.0, 0
         self._set(min(self.limit, self.in_flight - 1.0))
         if self._in_a_row > max(self.limit, 2.0) and retry_after_s:
             # Every request is throttled now, so its `Retry-After` is taken to mean all of them.
@@ -197,7 +201,7 @@ class Limiter:
 
     def _begin_round(self) -> None:
         self._round_began = self._clock()
-        self._round = max(self.limit, FIRST_ROUNDS) if self._slow_start else max(2 * self.limit, LEAST_ROUND)
+        self._round = max(self._writes, FIRST_ROUNDS) if self._slow_start else max(2 * self.limit, LEAST_ROUND)
         self._answers = 0
         self._took_s = 0.0
         self._scarce = self._asked_for_less = False
@@ -220,7 +224,8 @@ class Limiter:
         slower = mean_s / self._best_s
         if self._slow_start:
             # The limit grew during this round, which only shows that it grew too far; the next round shows how far.
-            self._slow_start = slower < ROOM
+            if slower >= ROOM:
+                self._end_slow_start()
         elif slower < ROOM:
             self._held = 0
             if calm and scarce:
@@ -229,6 +234,11 @@ class Limiter:
             self._held += 1
             if slower > QUEUEING or self._held >= DOUBTFUL:
                 self._shrink(slower, mean_s)
+
+    def _end_slow_start(self) -> None:
+        if self._slow_start:
+            self._slow_start = False
+            self._set(min(self.limit, self._writes))
 
     def _shrink(self, slower: float, mean_s: float) -> None:
         """Lower the limit to what the server really works on, by the best latency; the next round is the test."""
@@ -259,6 +269,7 @@ class Limiter:
         if self._free_slots(slot.kind) <= 0 or any(self._waiting[kind] for kind in Kind if kind <= slot.kind):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting[slot.kind].append(turn)
+            self._wake()  # what goes before it may wait for something else
             try:
                 await turn  # `_wake` has already taken the slot for it
             except asyncio.CancelledError:
@@ -288,7 +299,7 @@ class Limiter:
         slots, taken = int(self.limit), self._taken
         free = slots - sum(taken.values())
         if kind is Kind.WRITE:
-            return free
+            return min(free, int(self._writes) - taken[kind]) if self._slow_start else free
         free = min(free, max(1, slots - 1) - taken[Kind.SESSION] - taken[Kind.SCOPE])
         return min(free, max(1, slots // 2) - taken[kind]) if kind is Kind.SCOPE else free
 

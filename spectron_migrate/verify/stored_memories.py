@@ -27,6 +27,9 @@ _EXPECTED = (
 )
 """The newest text of a memory that should be in Spectron."""
 
+_KNOWN = "no, newest, tombstoned, scope"
+"""What a stored memory takes from the workspace."""
+
 
 class StoredMemories:
     """Reads them; memory use stays flat."""
@@ -68,7 +71,7 @@ class StoredMemories:
         for start in range(0, len(numbers), PAGE):
             some = numbers[start : start + PAGE]
             for row in self.db.execute(
-                f"SELECT fact.* FROM fact JOIN expected ON expected.mem0_id = fact.mem0_id WHERE no IN"
+                f"SELECT {_KNOWN} FROM fact JOIN expected ON expected.mem0_id = fact.mem0_id WHERE no IN"
                 f" ({marks(some)}) AND kind IN ('stored', 'pending')",
                 some,
             ):
@@ -230,7 +233,7 @@ class StoredMemories:
     ) -> Iterator[StoredMemory]:
         """What the ledger says of the facts that meet a condition, in its order."""
         rows = self.db.execute(
-            f"SELECT * FROM fact WHERE {condition} LIMIT ?", (*values, -1 if limit is None else limit)
+            f"SELECT {_KNOWN} FROM fact WHERE {condition} LIMIT ?", (*values, -1 if limit is None else limit)
         )
         while page := rows.fetchmany(PAGE):
             if len(self._recent) > RECENT:

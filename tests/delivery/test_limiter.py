@@ -146,6 +146,30 @@ def test_answers_that_prepare_writes_make_it_grow_too() -> None:
     assert 64.0 == play(main())
 
 
+@pytest.mark.parametrize(("rejects", "drag", "share"), [(True, 0.0, 0.95), (False, 0.0, 0.95), (False, 1.5, 0.7)])
+def test_answers_that_prepare_writes_do_not_show_how_many_writes_the_server_can_take(
+    rejects: bool, drag: float, share: float
+) -> None:
+    server = Server(32, rejects=rejects, drag=drag)
+
+    async def main() -> None:
+        found = limiter(256)
+
+        async def lane() -> None:
+            for kind in (Kind.SCOPE, Kind.SESSION):
+                async with found.slot(kind) as slot:
+                    await asyncio.sleep(server.latency_s)
+                    found.note_success(slot)
+            await load(server, found, lanes=1, seconds=10)
+
+        await asyncio.gather(*(lane() for _ in range(1000)))
+
+    play(main())
+    assert server.share_between(1, 10) >= share
+    assert server.rejected / server.answered < 0.02
+    assert server.most_waiting <= 64
+
+
 @pytest.mark.parametrize("kind", [Kind.SESSION, Kind.SCOPE])
 def test_what_prepares_writes_leaves_a_slot_to_the_first_of_them(kind: Kind) -> None:
     async def main() -> float:
