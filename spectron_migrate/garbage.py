@@ -1,4 +1,4 @@
-"""Python's search for cyclic garbage, which reading or planning many rows need less often."""
+"""Python's search for cyclic garbage, which somebody who reads many rows needs less often."""
 
 from __future__ import annotations
 
