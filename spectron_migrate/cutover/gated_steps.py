@@ -35,7 +35,7 @@ from spectron_migrate.records import Json, Reporter, counted, format_time, name_
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state import processes
 from spectron_migrate.state.cutover_state import CutoverState, Step
-from spectron_migrate.state.following import reads_changes
+from spectron_migrate.state.following import compares_beside
 from spectron_migrate.state.journal import publish_routing, read_journal, record_step, whoami
 from spectron_migrate.state.store import StateStore, store_at
 
@@ -328,7 +328,7 @@ class Cutover:
 
     async def _reconcile_beside(self) -> Reconciled | None:
         """Reconcile beside the rounds of the process that follows; None where that is not possible."""
-        if not reads_changes(self._store):
+        if not compares_beside(self._store):
             return None
         return await reconcile_beside(self._settings, reporter=self._reporter, now=self._now, sleep=self._sleep)
 

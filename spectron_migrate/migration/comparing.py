@@ -18,10 +18,15 @@ RECONCILING_SHARE = 1 / 3
 """The share of the time, at most, in which all of Mem0 is read only because `cutover.reconcile` says so."""
 
 
+BESIDE_FROM_S = 5.0
+"""A round that compares may take so long; if it takes longer, the next comparison is made beside the rounds."""
+
+
 class Comparing:
     """Compares at the first round, and every `cutover.reconcile` from the moment when two comparisons agree.
 
-    Where the rounds read only what changed, all is read beside them; else, and after a difference, in a round.
+    If that takes long, and rounds read only what changed, all is read beside them; else, and after a difference, in a
+    round.
     """
 
     def __init__(self, rounds: Rounds, *, clock: Callable[[], float], now: Callable[[], datetime]) -> None:
@@ -35,15 +40,22 @@ class Comparing:
         self._agreement = Agreement()
         self._beside: BesideComparison | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._took_s = 0.0
+        """How long the last round that compared took."""
         self._in_round = False
         """Whether the next comparison has to be made in a round."""
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether comparisons are made beside the rounds."""
+        return self._took_s > BESIDE_FROM_S and self._rounds.reads_changes
 
     def begin(self) -> bool:
         """Whether the round that begins now is to compare. Begins to read beside the rounds if that is due."""
         if self._reading is not None or self._clock() < self.due_at:
             return False
         self._began = self._clock()
-        self._beside = None if self._in_round else self._rounds.comparison_beside()
+        self._beside = self._rounds.comparison_beside() if self.is_beside and not self._in_round else None
         if self._beside is None:
             return True
         self._reading = asyncio.create_task(asyncio.to_thread(self._beside.read))
@@ -58,7 +70,7 @@ class Comparing:
         if self._reading is not None:
             shown = await self._conclude_beside(done)
         elif done.compared is not None:
-            self._in_round = False
+            self._in_round, self._took_s = False, self._clock() - self._began
         if shown is None or shown.compared is None:
             return
         agree = self._agreement.add(shown)

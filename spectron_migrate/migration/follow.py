@@ -30,7 +30,7 @@ from spectron_migrate.migration.rounds import CatchUpSettings, Rounds
 from spectron_migrate.records import Reporter, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.cutover_state import CutoverState
-from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK, READS_CHANGES
+from spectron_migrate.state.following import COMPARES_BESIDE, FOLLOW_FILE, FOLLOW_LOCK
 from spectron_migrate.state.journal import publish_routing, read_journal
 from spectron_migrate.state.store import Lock, store_at, write_object
 from spectron_migrate.state.unreachable import StateUnreachable
@@ -330,7 +330,7 @@ class Follow:
             "last": last.to_json() if last else None,
             "problem": self._problem,
             "ended": ended,
-            READS_CHANGES: self._rounds.reads_changes,
+            COMPARES_BESIDE: self._comparing.is_beside,
         }
         with suppress(StateUnreachable):  # what it says is then the trouble itself
             write_object(self._settings.state, FOLLOW_FILE, report)

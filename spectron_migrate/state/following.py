@@ -8,8 +8,8 @@ from spectron_migrate.state.store import StateStore, read_object, store_at
 
 FOLLOW_FILE = "follow.json"
 """What the follower last reported."""
-READS_CHANGES = "reads_changes"
-"""There: whether its rounds read only what changed, so that whoever reads all of Mem0 does it beside them."""
+COMPARES_BESIDE = "compares_beside"
+"""There: whether its rounds read only what changed, so that all of a large Mem0 is compared beside them."""
 FOLLOW_LOCK = "follow.lock"
 
 UNDRAINED = (
@@ -35,6 +35,6 @@ def why_undrained(state: Path | StateStore) -> str | None:
     return str(problem) if problem else None
 
 
-def reads_changes(state: Path | StateStore) -> bool:
-    """Whether a living process follows with rounds that read only what changed."""
-    return is_followed(state) and bool((read_object(state, FOLLOW_FILE) or {}).get(READS_CHANGES))
+def compares_beside(state: Path | StateStore) -> bool:
+    """Whether a living process follows, and all of Mem0 is to be compared beside its rounds."""
+    return is_followed(state) and bool((read_object(state, FOLLOW_FILE) or {}).get(COMPARES_BESIDE))

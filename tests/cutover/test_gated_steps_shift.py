@@ -15,7 +15,7 @@ from spectron_migrate.errors import ExitCode, InputError, LedgerLocked
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.ledger_access import round_lock
 from spectron_migrate.records import Memory, Skipped, format_time
-from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK, READS_CHANGES
+from spectron_migrate.state.following import COMPARES_BESIDE, FOLLOW_FILE, FOLLOW_LOCK
 from spectron_migrate.state.journal import CaughtUp, publish_routing, read_journal
 from spectron_migrate.state.store import store_at, write_object
 from tests.cutover.support import Operator, failing
@@ -142,7 +142,7 @@ def test_a_shift_holds_up_no_round_of_a_follower_that_reads_only_what_changed(op
     scene, rounds = operator.scene, operator.scene.rounds()
     scene.round(rounds)
     before = read_manifest(scene.settings.dump)
-    write_object(scene.state, FOLLOW_FILE, {READS_CHANGES: True})
+    write_object(scene.state, FOLLOW_FILE, {COMPARES_BESIDE: True})
 
     async def sleep(seconds: float) -> None:
         """The follower goes on."""
@@ -166,7 +166,7 @@ def test_a_shift_beside_a_follower_that_missed_something_reads_it_in_rounds_of_i
     scene = operator.scene
     rounds = scene.rounds()
     scene.round(rounds)
-    write_object(scene.state, FOLLOW_FILE, {READS_CHANGES: True})
+    write_object(scene.state, FOLLOW_FILE, {COMPARES_BESIDE: True})
     scene.put(50, "a text that the follower never sees", ago=3000)
 
     async def sleep(seconds: float) -> None:

@@ -23,9 +23,9 @@ from spectron_migrate.migration.round_result import Round
 from spectron_migrate.migration.rounds import Rounds, comparison_beside
 from spectron_migrate.records import Memory, Skipped, format_time
 from spectron_migrate.state.cutover_state import Step
-from spectron_migrate.state.following import FOLLOW_LOCK
+from spectron_migrate.state.following import COMPARES_BESIDE, FOLLOW_FILE, FOLLOW_LOCK
 from spectron_migrate.state.journal import record_step
-from spectron_migrate.state.store import store_at
+from spectron_migrate.state.store import read_object, store_at
 from tests.mem0.qdrant_points import uuid
 from tests.support.scene import PgStore, Scene, Store
 
@@ -246,6 +246,7 @@ def test_what_changes_while_all_of_mem0_is_read_arrives_before_that_has_ended(sc
     def open_reader(now: datetime) -> Any:
         nonlocal opened
         opened += 1
+        scene.time.pass_(10)  # a reading takes long enough to be made beside the rounds
         wait = opened == 2
         return Watched(scene.store.open(now), lambda number: held.wait(20) if wait else None)  # type: ignore[arg-type,func-returns-value]
 
@@ -268,6 +269,7 @@ def test_what_changes_while_all_of_mem0_is_read_arrives_before_that_has_ended(sc
     assert found is not None
     assert found.agree
     assert 2 == found.memories
+    assert compares_beside_said(scene)
 
 
 def test_a_difference_is_mended_by_a_round_that_reads_everything(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +285,12 @@ def test_a_difference_is_mended_by_a_round_that_reads_everything(scene: Scene, m
         return replace(found, memories=[memory for memory in found.memories if memory.id != missed])
 
     monkeypatch.setattr(QdrantChanges, "changed", blind)
-    scene.open_reader = scene.store.open
+
+    def open_slowly(now: datetime) -> Reader:
+        scene.time.pass_(10)
+        return scene.store.open(now)
+
+    scene.open_reader = open_slowly
 
     async def sleep(seconds: float) -> None:
         scene.time.pass_(seconds)
@@ -291,10 +298,23 @@ def test_a_difference_is_mended_by_a_round_that_reads_everything(scene: Scene, m
         if scene.store.readings == 1:
             scene.put(2, "two", ago=1000)
 
-    done = scene.follow(max_seconds=60, sleep=sleep)
+    done = scene.follow(max_seconds=300, sleep=sleep)
     assert "two" in scene.texts
     assert 0 == done.remaining
     assert any("1 change of Mem0 did not show" in warning for warning in scene.reporter.warnings)
+
+
+def test_what_is_soon_read_is_compared_in_a_round(scene: Scene) -> None:
+    scene.put(1, "one")
+    scene.follow(max_seconds=12)
+    found = read_last_result(scene.state)
+    assert found is not None
+    assert found.agree
+    assert not compares_beside_said(scene)
+
+
+def compares_beside_said(scene: Scene) -> bool:
+    return bool((read_object(scene.state, FOLLOW_FILE) or {})[COMPARES_BESIDE])
 
 
 def test_a_step_of_a_cutover_compares_beside_the_rounds_of_the_follower(delivered: Scene) -> None:

@@ -99,7 +99,7 @@ def test_two_comparisons_in_a_row_are_kept_for_the_gates(scene: Scene) -> None:
     found = last_reconciled(scene.state)
     assert found is not None
     assert found.agree
-    assert not found.quiet  # rounds go on beside the second one
+    assert found.quiet
     assert 1 == found.memories
     assert 0 == found.differences
 
