@@ -79,18 +79,21 @@ class BesideComparison:
     def read(self) -> None:
         """Read all of Mem0. Raises Incomplete if something of it is missing, Unreachable, and Interrupted."""
         self.began = format_time(self._now())
-        with Ledger.open_for_reading(self._state) as ledger, self._open_reader(self._now()) as reader:
-            self._scan = newest_scan(ledger)
+        with Ledger.open_for_reading(self._state) as ledger:
+            self._scan = newest_scan(ledger)  # before the store is opened: some are copied then
             self._rows.ledger = ledger
-            result = read_beside(reader, self._rows, self._reporter)
-            self._rows.compare()
-            if result.complete is False:
-                read = counted(self._rows.distinct_rows(), "memory")
-                raise Incomplete(
-                    f"Mem0 could not be read in full ({read} of {result.native_count})",
-                    hint="nothing was compared with it",
-                )
+            with self._open_reader(self._now()) as reader:
+                self._read_from(reader)
         self.ended = format_time(self._now())
+
+    def _read_from(self, reader: Reader) -> None:
+        result = read_beside(reader, self._rows, self._reporter)
+        self._rows.compare()
+        if result.complete is False:
+            read = counted(self._rows.distinct_rows(), "memory")
+            of = f" of {result.native_count:,}" if result.native_count is not None else ""
+            why = f", then: {result.interrupted}" if result.interrupted else ""
+            raise Incomplete(f"Mem0 could not be read in full ({read}{of}{why})", hint="nothing was compared with it")
 
     def conclude(self, as_of: str, is_behind: Callable[[str], bool]) -> ComparedBeside | None:
         """What differs between this reading and the ledger; None if too much changed meanwhile to tell.
@@ -101,7 +104,7 @@ class BesideComparison:
         rows = self._rows
         if len(rows.differing) > MOST_CHANGED:
             return None
-        settling = Settling(as_of, self._settle_s)
+        settling, settled_before = Settling(as_of, self._settle_s), Settling(self.began, self._settle_s)
         with Ledger.open_for_reading(self._state) as ledger:
             living, later = planned_since(ledger, self._scan, most=MOST_CHANGED)
             if later is None:
@@ -116,7 +119,10 @@ class BesideComparison:
                     known = texts.get(memory.id)
                     if known is not None and _is_equal(memory, known):
                         undecided += [memory.id] if known.state in UNDECIDED else []
-                    elif any(map(is_behind, memory.entity_ids.values())) or not settling.is_settled(memory):
+                    elif not settling.is_settled(memory) or (
+                        # A newer text may wait in its place; what had settled before that had to be planned.
+                        not settled_before.is_settled(memory) and any(map(is_behind, memory.entity_ids.values()))
+                    ):
                         waiting += 1
                     else:
                         missing.append(memory.id)

@@ -217,6 +217,8 @@ class Follow:
             async with round_lock(self._settings.state, sleep=self._sleep, patience_s=1.0):
                 done = await self._rounds.round(api, compare=compare)
                 self._totals.add(done)
+                self._is_changed |= not done.quiet
+                self._lines.show_round(done, self._totals.rounds)
                 await self._comparing.conclude(done)
         except (Unreachable, Incomplete, LedgerLocked) as error:
             publish_routing(self._settings.state, now=self._stamp())
@@ -224,9 +226,7 @@ class Follow:
             return self._trouble(f"{HELD}: {error.message}" if is_held else error.message)
         except Interrupted:
             return 0.0
-        self._is_changed |= not done.quiet
         self._note_changes()
-        self._lines.show_round(done, self._totals.rounds)
         if done.problem is not None and not done.held:
             return self._trouble(done.problem, longest_s=STOPPED_S)
         self._problem = done.problem
@@ -320,19 +320,19 @@ class Follow:
         if self._lock is None:
             return  # it is the report of the process that follows
         last = self._totals.last
-        report = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "at": self._stamp(),
-            "rounds": self._totals.rounds,
-            "as_of": self._totals.as_of,
-            "missed": self._totals.missed,
-            "last": last.to_json() if last else None,
-            "problem": self._problem,
-            "ended": ended,
-            COMPARES_BESIDE: self._comparing.is_beside,
-        }
         with suppress(StateUnreachable):  # what it says is then the trouble itself
+            report = {
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "at": self._stamp(),
+                "rounds": self._totals.rounds,
+                "as_of": self._totals.as_of,
+                "missed": self._totals.missed,
+                "last": last.to_json() if last else None,
+                "problem": self._problem,
+                "ended": ended,
+                COMPARES_BESIDE: self._comparing.is_beside,
+            }
             write_object(self._settings.state, FOLLOW_FILE, report)
 
     def _summary(self, ended: str) -> FollowSummary:

@@ -39,8 +39,8 @@ class ReadResult:
     native_count: int | None
     complete: bool | None
     unreadable: UnreadableFields
-    interrupted: bool = False
-    """The source stopped answering before the end."""
+    interrupted: str = ""
+    """Why it ended before all rows were read; empty if it did not."""
 
 
 def read_all(reader: Reader, sink: RowSink, reporter: Reporter, seen: OwnersSeen) -> ReadResult:
@@ -61,7 +61,7 @@ def read_all(reader: Reader, sink: RowSink, reporter: Reporter, seen: OwnersSeen
             if not sink.distinct_rows():
                 raise
             reporter.warn(error.message)
-            return ReadResult(None, False, unreadable, interrupted=True)
+            return ReadResult(None, False, unreadable, interrupted=error.message)
         after = reader.native_count()
         if _is_complete(reader, sink, before, after):
             complete = None if reader.unproven else True

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.errors import Incomplete, Interrupted
+from spectron_migrate.errors import Incomplete, Interrupted, Unreachable
 from spectron_migrate.local.testing import running_server
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.mem0.stores.qdrant_changes import QdrantChanges
@@ -106,6 +106,31 @@ def test_a_text_that_is_too_young_to_be_sent_waits(delivered: Scene) -> None:
     assert 0 == shown.compared.total
 
 
+def test_what_was_missed_does_not_wait_for_a_younger_memory_of_its_owner(delivered: Scene) -> None:
+    delivered.put(7, "a new one", ago=3000)
+    comparison = read(delivered)
+    at = format_time(delivered.time.now())
+    shown = comparison.conclude(at, lambda _: True)  # a round that found nothing, and left the owner behind
+    assert shown is not None
+    assert 1 == shown.compared.missing
+    assert 0 == shown.compared.waiting
+
+
+def test_what_a_round_brings_while_the_store_is_copied_is_no_difference(delivered: Scene) -> None:
+    def open_copy(now: datetime) -> Any:
+        with delivered.store.open(now) as reader:
+            copied = list(reader.rows())
+        delivered.put(3, "another text", ago=3000)
+        delivered.open_reader = None
+        delivered.round()
+        watched = Watched(delivered.store.open(now), lambda number: None)
+        watched.rows_beside = lambda: iter(copied)  # type: ignore[method-assign]
+        return watched
+
+    delivered.open_reader = open_copy
+    assert 0 == conclude(read(delivered), delivered.round()).compared.total
+
+
 def test_two_edits_before_the_first_one_had_settled_are_no_difference(delivered: Scene) -> None:
     delivered.put(3, "a second text", ago=5)
     comparison = read(delivered)
@@ -128,6 +153,21 @@ def test_it_proves_nothing_if_very_much_changed_meanwhile(delivered: Scene, monk
 def test_a_reading_that_is_not_complete_raises(delivered: Scene) -> None:
     delivered.open_reader = lambda now: Watched(delivered.store.open(now), lambda number: None, gives=3)
     with pytest.raises(Incomplete, match=r"could not be read in full \(3 memories of 5\)"):
+        read(delivered)
+
+
+def test_a_reading_that_is_cut_off_raises(delivered: Scene) -> None:
+    def cut_off(number: int) -> None:
+        if number == 3:
+            raise Unreachable("gone")
+
+    def open_reader(now: datetime) -> Any:
+        reader = Watched(delivered.store.open(now), cut_off)
+        reader.rows_beside = lambda: None  # type: ignore[method-assign]
+        return reader
+
+    delivered.open_reader = open_reader
+    with pytest.raises(Incomplete, match=r"could not be read in full \(3 memories, then: gone\)"):
         read(delivered)
 
 

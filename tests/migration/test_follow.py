@@ -15,23 +15,27 @@ from typing import Any
 import pytest
 
 from spectron_migrate.cutover.status import cutover_status
-from spectron_migrate.errors import ExitCode, LedgerLocked, Unreachable
+from spectron_migrate.errors import ExitCode, Incomplete, LedgerLocked, Unreachable
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.migration.comparing import Comparing
 from spectron_migrate.migration.drain_outbox import Drained
 from spectron_migrate.migration.follow import HELD
 from spectron_migrate.migration.reconcile import read_last_result as last_reconciled
+from spectron_migrate.migration.round_result import Round
 from spectron_migrate.migration.rounds import Rounds
 from spectron_migrate.records import format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.call_log import CallLog, CallSubject, unknown_line
 from spectron_migrate.state.cutover_state import Step
 from spectron_migrate.state.following import FOLLOW_FILE, is_followed, why_undrained
-from spectron_migrate.state.journal import record_step
+from spectron_migrate.state.journal import read_journal, record_step
 from spectron_migrate.state.routing import name_of, read_routing
 from spectron_migrate.state.store import read_object
+from spectron_migrate.state.unreachable import StateUnreachable
+from tests.mem0.qdrant_points import uuid
 from tests.migration.support import following, read_until, write_settings
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.scene import NOON, Scene, Store
@@ -142,6 +146,52 @@ def test_spectron_out_of_reach_is_waited_out_and_told(user: str, tmp_path: Path)
         assert 1 == done.written
         assert any("not everything was delivered" in line for line in scene.reporter.lines)
         assert ["one", "two"] == scene.texts
+
+
+def test_a_state_out_of_reach_is_waited_out_and_told(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its database goes away while the process holds its lock."""
+    away = 0
+
+    def journal(state: Any) -> Any:
+        if away > 0:
+            raise StateUnreachable("the database of the state does not answer")
+        return read_journal(state)
+
+    async def sleep(seconds: float) -> None:
+        nonlocal away
+        away -= 1
+        if uuid(2) not in scene.store.rows:
+            scene.put(2, "two")
+            away = 3
+        await scene.time.sleep(seconds)
+
+    monkeypatch.setattr("spectron_migrate.migration.rounds.read_journal", journal)
+    monkeypatch.setattr("spectron_migrate.migration.comparing.BESIDE_FROM_S", -1.0)
+    scene.put(1, "one")
+    done = scene.follow(max_seconds=30, sleep=sleep)
+    assert ExitCode.DONE == done.exit_code
+    assert ["one", "two"] == scene.texts
+    assert any("does not answer; again in 1 s" in line for line in scene.reporter.lines)
+
+
+def test_a_comparison_that_fails_hides_nothing_of_its_round(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    renewed: list[int] = []
+
+    async def conclude(self: Comparing, done: Round) -> None:
+        if done.new and renewed:
+            raise Incomplete("Mem0 could not be read in full")
+
+    async def sleep(seconds: float) -> None:
+        if uuid(2) not in scene.store.rows:
+            scene.put(2, "two")
+        await scene.time.sleep(seconds)
+
+    monkeypatch.setattr(Comparing, "conclude", conclude)
+    scene.put(1, "one")
+    done = scene.follow(max_seconds=10, sleep=sleep, after_changes=lambda: renewed.append(1))
+    assert 2 == done.new
+    assert 2 == len(renewed)
+    assert any("2 memories in Mem0; 1 new" in line for line in scene.reporter.lines)
 
 
 @pytest.mark.ledger_file  # in a database it waits
