@@ -167,21 +167,22 @@ class Cutover:
         if back is not None:
             return back
         state = self._require_legal("shift")
-        reconciled = await self._reconcile_beside()
-        async with round_lock(self._store, sleep=self._sleep, patience_s=ROUND_PATIENCE_S), api() as wire:
-            if await self._has_learned_completion(wire):
-                self._require_legal("shift")
-            reconciled = reconciled or await self._reconcile(wire)
-            gates = await self._evaluate_gates(wire)
-            moves_all = state.after(step).all_read_since is not None
-            asked: GatedStep = "all" if moves_all else "shift"
-            code = exit_code_of(gates_before(gates, asked))
-            if code != ExitCode.DONE:
-                note = "nothing was changed: not every gate passes"
-                return StepResult(state, gates, reconciled, ready=False, exit_code=code, note=note, refused=asked)
-            step = replace(step, at=self._stamp(), gates=_for_the_journal(gates))
-            state = record_step(self._store, step, decided_in=state)
-            gates = await self._evaluate_gates(wire)  # the gates of the step after this one
+        async with api() as wire:
+            reconciled = await self._reconcile_beside()
+            async with round_lock(self._store, sleep=self._sleep, patience_s=ROUND_PATIENCE_S):
+                if await self._has_learned_completion(wire):
+                    self._require_legal("shift")
+                reconciled = reconciled or await self._reconcile(wire)
+                gates = await self._evaluate_gates(wire)
+                moves_all = state.after(step).all_read_since is not None
+                asked: GatedStep = "all" if moves_all else "shift"
+                code = exit_code_of(gates_before(gates, asked))
+                if code != ExitCode.DONE:
+                    note = "nothing was changed: not every gate passes"
+                    return StepResult(state, gates, reconciled, ready=False, exit_code=code, note=note, refused=asked)
+                step = replace(step, at=self._stamp(), gates=_for_the_journal(gates))
+                state = record_step(self._store, step, decided_in=state)
+                gates = await self._evaluate_gates(wire)  # the gates of the step after this one
         ready = exit_code_of(gates_before(gates, next_gated_step(state))) == ExitCode.DONE
         return StepResult(state, gates, reconciled, ready=ready, moved=True, note=describe_reads(state))
 

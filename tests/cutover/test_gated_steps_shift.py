@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from spectron_migrate.dump import read_manifest
-from spectron_migrate.errors import ExitCode, InputError, LedgerLocked
+from spectron_migrate.errors import ExitCode, InputError, KeyRefused, LedgerLocked
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.ledger_access import round_lock
 from spectron_migrate.records import Memory, Skipped, format_time
+from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.following import COMPARES_BESIDE, FOLLOW_FILE, FOLLOW_LOCK
 from spectron_migrate.state.journal import CaughtUp, publish_routing, read_journal
 from spectron_migrate.state.store import store_at, write_object
@@ -159,6 +160,22 @@ def test_a_shift_holds_up_no_round_of_a_follower_that_reads_only_what_changed(op
     assert result.reconciled is not None
     assert result.reconciled.agree
     assert before == read_manifest(scene.settings.dump)
+
+
+def test_a_shift_without_a_key_ends_before_all_of_mem0_is_read(operator: Operator) -> None:
+    operator.make_ready()
+    scene = operator.scene
+    write_object(scene.state, FOLLOW_FILE, {COMPARES_BESIDE: True})
+
+    def without_key() -> SpectronApi:
+        raise KeyRefused("there is no API key")
+
+    before = scene.store.readings
+    lock = store_at(scene.state).try_lock(FOLLOW_LOCK)
+    assert lock is not None
+    with lock, pytest.raises(KeyRefused):
+        asyncio.run(operator.cutover().shift(without_key, 50))
+    assert before == scene.store.readings
 
 
 def test_a_shift_beside_a_follower_that_missed_something_reads_it_in_rounds_of_its_own(operator: Operator) -> None:
