@@ -36,7 +36,7 @@ from spectron_migrate.state.store import Lock, store_at, write_object
 from spectron_migrate.state.unreachable import StateUnreachable
 
 EVERY_S = 5.0
-"""The shortest pause between rounds. It is at least twice the length of a round, so that Mem0 is being read at most a
+"""The shortest pause between rounds. A pause is twice as long as Mem0 was read, so that it is being read for at most a
 third of the time."""
 DRAIN_EVERY_S = 0.2
 """How often the outbox is looked at."""
@@ -53,7 +53,7 @@ HELD = (
 )
 """What a replay beside the process that follows costs."""
 NOTE_EVERY_S = 10.0
-"""How often `after_changes` is called for drains, at least; it is given at most a twentieth of the time."""
+"""`after_changes` is called no more often than this, and it is given at most a twentieth of the time."""
 TROUBLE_S = (1.0, 60.0)
 """The first and the longest pause after a round that failed."""
 STOPPED_S = 10.0
@@ -128,8 +128,8 @@ class Follow:
         self._round_at = float("-inf")
         """When the next round is due, while the outbox is drained between rounds."""
         self._was_under_way = False
-        self._round_s = 0.0
-        """How long the last round took."""
+        self._round_s = self._read_s = 0.0
+        """How long the last round took, and how long Mem0 was read in it."""
         self._publish_at = float("-inf")
         self._lines = FollowLines(reporter, clock=clock, now=now)
         self._busy_since: float | None = None
@@ -226,20 +226,21 @@ class Follow:
             return self._trouble(f"{HELD}: {error.message}" if is_held else error.message)
         except Interrupted:
             return 0.0
-        self._note_changes()
+        self._note_changes(self._clock() >= self._note_at)
         if done.problem is not None and not done.held:
             return self._trouble(done.problem, longest_s=STOPPED_S)
         self._problem = done.problem
         self._keep()
         self._round_s = self._clock() - began
-        rest_s = self._rest(self._round_s)
+        self._read_s = done.read_s
+        rest_s = self._rest(self._round_s, self._read_s)
         if not self._rounds.drains_outbox():
             return rest_s
         # Drains deliver what is captured and what the round left; only what bypassed the adapter needs another round.
         next_s = self._settings.settle_s if done.waiting else self._comparing.due_at - self._clock()
         return max(rest_s, next_s)
 
-    def _note_changes(self, is_due: bool = True) -> None:
+    def _note_changes(self, is_due: bool) -> None:
         if self._is_changed and is_due:
             began = self._clock()
             self._after_changes()
@@ -261,7 +262,7 @@ class Follow:
             return self._trouble(error.message, longest_s=STOPPED_S)
         self._busy_since = None
         if drained is None or drained.unknown:  # no base yet, or only a round finds some results
-            self._round_at = min(self._round_at, self._clock() + self._rest(self._round_s))
+            self._round_at = min(self._round_at, self._clock() + self._rest(self._round_s, self._read_s))
         if drained is None:
             return DRAIN_EVERY_S
         self._totals.add_drain(drained)
@@ -280,8 +281,11 @@ class Follow:
             self._trouble(f"{HELD}: {why}")
         return BUSY_S
 
-    def _rest(self, took_s: float) -> float:
-        """The pause after a round, short enough that `routing.json` is renewed before it runs out."""
+    def _rest(self, took_s: float, read_s: float) -> float:
+        """The pause after a round, short enough that `routing.json` is renewed before it runs out.
+
+        `read_s`: the seconds of the round in which Mem0 was read.
+        """
         room = self._settings.max_lag_s - 2.5 * took_s
         if room < 0 and not self._has_warned_slow:
             self._has_warned_slow = True
@@ -289,7 +293,7 @@ class Follow:
                 f"a round takes {took_s:.0f} s, so that users are read from Mem0 part of the time: cutover.max_lag"
                 f" ({self._settings.max_lag_s:g} s) should be above {3 * took_s:.0f} s"
             )
-        return max(self._every_s, min(2 * took_s, room))
+        return max(self._every_s, min(2 * read_s, room))
 
     def _trouble(self, problem: str, *, longest_s: float = TROUBLE_S[1]) -> float:
         self._trouble_s = TROUBLE_S[0] if self._problem is None else min(longest_s, self._trouble_s * 2)

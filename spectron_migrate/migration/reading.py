@@ -40,6 +40,8 @@ class Reading:
     """Of the dump that it left."""
     previous: str | None = None
     """Digest of the dump that the numbers above compare with; `digest` where nothing was read."""
+    seconds: float = 0.0
+    """How long it took."""
 
     @classmethod
     def of(cls, summary: ExportSummary, manifest: Manifest | None, *, missed: int) -> Reading:

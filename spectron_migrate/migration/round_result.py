@@ -37,6 +37,8 @@ class Round:
     held: int = 0
     """Lanes that wait for the server or for time to decide; counted only if nothing else was left undelivered."""
     compared: Differences | None = None
+    read_s: float = 0.0
+    """For how many seconds Mem0 was read."""
     was_read: bool = True
     """False: Mem0 had not changed since the last reading, so it was not read."""
     missed: int = 0

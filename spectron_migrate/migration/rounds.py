@@ -12,7 +12,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -209,7 +209,9 @@ class Rounds:
         started = self._now()
         # With an outbox only a reading tells what became of calls whose results are unknown.
         reads = compare or self.drains_outbox()
+        begin = self._clock()
         reading = await (self._mem0.read() if reads else self._mem0.read_if_changed())
+        reading = replace(reading, seconds=self._clock() - begin)
         only = self._to_plan(reading)
         if only == {} and not reading.was_read and not await asyncio.to_thread(self._has_something_to_send):
             return await asyncio.to_thread(self._conclude, format_time(started), reading, None, None, None)
@@ -302,6 +304,7 @@ class Rounds:
                 touched=reading.touched,
                 deleted=reading.deleted,
                 returned=reading.returned,
+                read_s=reading.seconds,
                 was_read=reading.was_read,
                 missed=reading.missed,
                 written=done.written if done is not None else 0,

@@ -412,6 +412,56 @@ def test_a_call_of_unknown_results_has_mem0_read_before_the_timer(scene: Scene) 
     assert frozenset() == routing.behind
 
 
+def test_a_pause_is_twice_as_long_as_mem0_was_read_and_no_longer_for_what_else_a_round_does(scene: Scene) -> None:
+    scene.put(1, "one")
+    pauses: list[float] = []
+
+    def open_reader(now: datetime) -> Reader:
+        if not pauses:
+            scene.time.pass_(6)
+        return scene.store.open(now)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        scene.time.pass_(seconds)
+        scene.put(1 + len(pauses), "another one", ago=1000)
+        await asyncio.sleep(0)
+
+    scene.open_reader = open_reader
+    follow = scene.follower(max_seconds=60.0, sleep=sleep, after_changes=lambda: scene.time.pass_(8))
+
+    async def run() -> None:
+        async with scene.api() as api:
+            await follow.run(api)
+
+    asyncio.run(run())
+    assert 12 == round(pauses[0])
+    assert 5 == round(pauses[1]), "only what changed was read, which took no time"
+
+
+def test_what_is_written_about_changes_takes_a_twentieth_of_the_time(scene: Scene) -> None:
+    scene.put(1, "one")
+    began, noted = scene.time.clock(), []
+
+    def note() -> None:
+        noted.append(scene.time.clock() - began)
+        scene.time.pass_(3)
+
+    async def sleep(seconds: float) -> None:
+        scene.time.pass_(seconds)
+        scene.put(int(scene.time.clock()) % 10_000, "another one", ago=1000)
+        await asyncio.sleep(0)
+
+    follow = scene.follower(max_seconds=200.0, sleep=sleep, after_changes=note)
+
+    async def run() -> None:
+        async with scene.api() as api:
+            await follow.run(api)
+
+    asyncio.run(run())
+    assert 4 <= len(noted) <= 5, "at once, then once a minute, and at the end"
+
+
 def test_drains_too_renew_what_is_written_about_changes(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several times a second something is drained; what depends on it is renewed every few seconds, and at the end."""
     scene.put(1, "a text", ago=3000)
