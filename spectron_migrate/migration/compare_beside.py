@@ -95,21 +95,20 @@ class BesideComparison:
             why = f", then: {result.interrupted}" if result.interrupted else ""
             raise Incomplete(f"Mem0 could not be read in full ({read}{of}{why})", hint="nothing was compared with it")
 
-    def conclude(self, as_of: str, is_behind: Callable[[str], bool]) -> ComparedBeside | None:
+    def conclude(self) -> ComparedBeside | None:
         """What differs between this reading and the ledger; None if too much changed meanwhile to tell.
 
-        `as_of`: when the last round began, which is after this reading ended. `is_behind`: whether that round left
-        changes of the owner with this id waiting.
+        Call after a round that began when this reading had ended.
         """
         rows = self._rows
         if len(rows.differing) > MOST_CHANGED:
             return None
-        settling, settled_before = Settling(as_of, self._settle_s), Settling(self.began, self._settle_s)
+        settling = Settling(self.began, self._settle_s)
         with Ledger.open_for_reading(self._state) as ledger:
             living, later = planned_since(ledger, self._scan, most=MOST_CHANGED)
             if later is None:
                 return None
-            left = [memory for memory in rows.differing.values() if memory.id not in later]
+            left = list(rows.differing.values())
             waiting, missing, undecided = 0, list[str](), list[str]()
             for begin in range(0, len(left), _BATCH):
                 batch = left[begin : begin + _BATCH]
@@ -117,19 +116,25 @@ class BesideComparison:
                 rows.note_found(memory_id for memory_id, known in texts.items() if known.tombstoned_at is None)
                 for memory in batch:
                     known = texts.get(memory.id)
+                    if memory.id in later and known is not None and self._has_changed(known):
+                        continue  # it may be newer there
                     if known is not None and _is_equal(memory, known):
                         undecided += [memory.id] if known.state in UNDECIDED else []
-                    elif not settling.is_settled(memory) or (
-                        # A newer text may wait in its place; what had settled before that had to be planned.
-                        not settled_before.is_settled(memory) and any(map(is_behind, memory.entity_ids.values()))
-                    ):
-                        waiting += 1
+                    elif not settling.is_settled(memory):
+                        waiting += 1  # or it was replaced or deleted before a round could send it
                     else:
                         missing.append(memory.id)
         extra = living - rows.count_found(except_for=later)
         named = tuple([*missing, *undecided][:NAMED])
         found = Differences(rows.memories.count, waiting, len(missing), len(undecided), extra, named)
         return ComparedBeside(self.began, found)
+
+    def _has_changed(self, known: NewestText) -> bool:
+        """Whether a scan that was planned since the reading began deleted the memory or showed another text of it.
+
+        Of a memory that a scan concerned otherwise, the ledger has the text that it had before.
+        """
+        return known.tombstoned_at is not None or known.scan > self._scan
 
 
 class _Ids:

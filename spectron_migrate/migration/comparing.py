@@ -102,9 +102,6 @@ class Comparing:
             return None
         self._reading = None
         await reading
-        if done.behind is None:
-            self._in_round = True
-            return None
-        shown = await asyncio.to_thread(beside.conclude, done.as_of, done.behind.__contains__)
+        shown = await asyncio.to_thread(beside.conclude)
         self._in_round = shown is None or shown.compared.total > 0
         return shown

@@ -18,7 +18,7 @@ from spectron_migrate.migration.rounds import CatchUpSettings, Rounds, compariso
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.following import is_followed
-from spectron_migrate.state.routing import Routing, read_routing
+from spectron_migrate.state.routing import read_routing
 from spectron_migrate.state.store import StateStore, read_object, write_object
 
 STATE_FILE = "reconciled.json"
@@ -180,10 +180,9 @@ async def reconcile_beside(
             await asyncio.to_thread(comparison.read)
         finally:
             comparison.stop()
-        routing = await _routing_after(comparison.ended, settings.state, sleep=sleep)
-        if routing is None or routing.as_of is None or routing.behind is None:
+        if not await _has_round_after(comparison.ended, settings.state, sleep=sleep):
             return None
-        shown = await asyncio.to_thread(comparison.conclude, routing.as_of, routing.is_behind)
+        shown = await asyncio.to_thread(comparison.conclude)
         if shown is None or shown.compared.total:
             return None
         agree = agreement.add(shown)
@@ -192,18 +191,16 @@ async def reconcile_beside(
     return result
 
 
-async def _routing_after(
-    moment: str, state: Path | StateStore, *, sleep: Callable[[float], Awaitable[None]]
-) -> Routing | None:
-    """The routing as soon as it tells of a round that began after this moment; None if that takes too long."""
+async def _has_round_after(moment: str, state: Path | StateStore, *, sleep: Callable[[float], Awaitable[None]]) -> bool:
+    """True as soon as the routing tells of a round that began after this moment; False if that takes too long."""
     waited_s = 0.0
     while waited_s < FOLLOWER_PATIENCE_S and is_followed(state):
         routing = read_routing(state)
         if routing is not None and routing.as_of is not None and routing.as_of > moment:
-            return routing
+            return True
         await sleep(FOLLOWER_LOOK_S)
         waited_s += FOLLOWER_LOOK_S
-    return None
+    return False
 
 
 async def _catch_up(

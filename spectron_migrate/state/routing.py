@@ -69,10 +69,6 @@ class Routing:
     updated_at: str = ""
     schema: int = SCHEMA
 
-    def is_behind(self, subject: str) -> bool:
-        """Whether changes of the owner with this id are not in Spectron yet."""
-        return self.behind is None or name_of(self.migration, subject) in self.behind
-
     def route(
         self,
         *,

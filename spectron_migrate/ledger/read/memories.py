@@ -93,16 +93,18 @@ class NewestText(NamedTuple):
     state: str
     """The state of the fact that carries it."""
     tombstoned_at: str | None
+    scan: int
+    """The number of the scan that showed this text first."""
 
 
 def newest_texts(ledger: Ledger, mem0_ids: Sequence[str]) -> dict[str, NewestText]:
     """The newest text of each of these memories, at most `AT_ONCE`, that the ledger knows."""
     rows = ledger.db.execute(
-        f"SELECT memory.mem0_id, version.digest, carrier.state, tombstoned_at FROM {FACTS} JOIN {CARRIER}"
+        f"SELECT memory.mem0_id, version.digest, carrier.state, tombstoned_at, version.scan FROM {FACTS} JOIN {CARRIER}"
         f" WHERE memory.mem0_id IN ({marks(mem0_ids)}) AND version.number = newest_version",
         tuple(mem0_ids),
     )
-    return {row["mem0_id"]: NewestText(row["digest"], row["state"], row["tombstoned_at"]) for row in rows}
+    return {mem0_id: NewestText(*others) for mem0_id, *others in rows}
 
 
 _ALL = f"FROM version AS own JOIN fact ON fact.id = own.id JOIN {CARRIER}"
