@@ -11,7 +11,7 @@ from spectron_migrate.errors import MigrateError
 from spectron_migrate.migration.compare_beside import BesideComparison
 from spectron_migrate.migration.reconcile import Agreement, Compared, write_result
 from spectron_migrate.migration.round_result import Round
-from spectron_migrate.migration.rounds import Rounds
+from spectron_migrate.migration.rounds import Rounds, comparison_beside
 from spectron_migrate.records import format_time
 
 RECONCILING_SHARE = 1 / 3
@@ -55,9 +55,10 @@ class Comparing:
         if self._reading is not None or self._clock() < self.due_at:
             return False
         self._began = self._clock()
-        self._beside = self._rounds.comparison_beside() if self.is_beside and not self._in_round else None
-        if self._beside is None:
+        if self._in_round or not self.is_beside:
+            self._beside = None
             return True
+        self._beside = comparison_beside(self._rounds.settings, now=self._now)
         self._reading = asyncio.create_task(asyncio.to_thread(self._beside.read))
         return False
 

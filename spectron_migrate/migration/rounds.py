@@ -153,10 +153,6 @@ class Rounds:
         with open_dump(self.settings.dump) as dump, Ledger.open_for_reading(self.settings.state) as ledger:
             return compare_with_ledger(ledger, dump, Settling(began, 0.0))
 
-    def comparison_beside(self) -> BesideComparison:
-        """Compares all of Mem0 with the ledger while rounds go on."""
-        return comparison_beside(self.settings, now=self._now)
-
     @property
     def reads_changes(self) -> bool:
         """Whether the next round need not read all of Mem0."""
