@@ -69,7 +69,7 @@ class Brake:
     def check(self) -> Stop | None:
         """Why nothing new may begin; None while the run goes on. Stops the run at its deadline."""
         if self.now() >= self._deadline:
-            self.pull("limit", "the time that was set is over")
+            self.pull("limit", "the time limit was reached")
         return self.stop
 
     async def sleep(self, seconds: float) -> None:

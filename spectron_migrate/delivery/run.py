@@ -236,7 +236,7 @@ class Run:
         if await self.budget.allows_tokens(self.counters.tokens):
             return True
         self.counters.tokens -= tokens
-        self.halt("limit", "the number of tokens that was set is reached")
+        self.halt("limit", "the token limit was reached")
         return False
 
     # -- several processes --------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""Adoption: what the server has already becomes a receipt, what it no longer has is planned again (`replay --adopt`).
+"""Adoption (`replay --adopt`): facts that the server has get receipts, facts that it has lost are planned again.
 
-The way on if the ledger was lost, restored or copied, or if the server was restored. It lists the sessions that the
+For a ledger that was lost, restored or copied, and for a server that was restored. It lists the sessions that the
 ledger knows, then looks for every fact by its words in its exact scopes, lists each session that a hit names, and
 matches the turns with the facts (`migration/turn_matching.py`). Nothing is written to the server here, and plain
-replays are refused until every fact was looked for. See docs/protocol.md, Adoption.
+replays are refused until every fact has been looked for. See docs/protocol.md, Adoption.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.grants import require_grant
 
 LOOK_BACK = timedelta(hours=1)
-"""Texts up to this much younger than an adoption are looked for as well in later runs: clocks differ."""
+"""Later runs also look for texts that are younger than the adoption by up to this much, because clocks differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,11 @@ class AdoptionCost:
     memories: int
     scopes: int
     sessions: int
-    """Sessions that the ledger knows, which are listed."""
+    """Sessions that the ledger knows. Each is listed."""
     requests_low: int
-    """Requests if everything is there."""
+    """Requests that the search takes if everything is there."""
     requests_high: int
-    """Requests at most; those that write what is not there are not among them."""
+    """The most requests that the search takes. Writing what it does not find takes more."""
 
     def __str__(self) -> str:
         at_most = f"{counted(self.requests_low, 'request')} if they are there, at most {self.requests_high:,}"
@@ -76,8 +76,8 @@ async def adopt(
 ) -> Adopted:
     """Look for all facts, or for those that were planned since the last adoption, until the brake stops it.
 
-    What was found until then is kept, and the adoption is not finished. Raises WrongLedger where a server shows
-    nothing of what this ledger wrote, KeyRefused and Unreachable.
+    If the brake stops it, what was found is kept, and the adoption stays unfinished. Raises WrongLedger if the server
+    shows nothing that this ledger wrote, KeyRefused and Unreachable.
     """
     before = api.wire.requests
     me = await api.me()
@@ -97,7 +97,7 @@ async def adopt(
 
 
 async def _look_for_all(run: AdoptionRun, *, everything: bool) -> None:
-    """Look scope by scope, then hold what may be older than a turn that is there, and finish."""
+    """Look scope by scope, then hold the facts that may be older than a turn on the server, and finish."""
     ledger, settings, reporter = run.ledger, run.settings, run.reporter
     unclaimed = await _begin(run) if everything else {}
     last = None if everything else adoption.last_adopted(ledger)
@@ -108,7 +108,7 @@ async def _look_for_all(run: AdoptionRun, *, everything: bool) -> None:
         for number in sorted({*groups, *unclaimed})
     ]
     paths = sorted({path for each in searches for path in each.paths})
-    require_grant(run.me, "memory:read", paths, hint="without it nobody can see what is there already")
+    require_grant(run.me, "memory:read", paths, hint="without it, nothing shows what is already there")
     reporter.stage("look for memories", sum(map(len, groups.values())))
 
     async def search(each: ScopeSearch) -> None:
@@ -137,10 +137,10 @@ async def _begin(run: AdoptionRun) -> dict[int, list[ListedTurn]]:
 
 
 async def _check_same_server(run: AdoptionRun, known: Sequence[KnownSession]) -> None:
-    """A server that shows nothing of what this ledger wrote, its marker neither, is another one, not a restored one.
+    """Raise WrongLedger if the server shows no turn and no marker of this ledger: then it is not a restored server.
 
-    The marker alone does not show that the turns are there: a session may have ended, and a server may have been
-    restored to a moment after the marker. Either way each memory is looked for.
+    A marker without turns proves little: the sessions may have ended, or the server may have been restored to a moment
+    after the marker was left. In either case every memory is looked for.
     """
     if run.scopes is not None and shows_own_marker(run.ledger, run.scopes):
         return

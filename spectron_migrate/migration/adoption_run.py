@@ -1,4 +1,4 @@
-"""What all scopes of one adoption share: the server at the pace of the run, and what was found."""
+"""What all scopes of one adoption share: the server, at the pace of the run, and what was found so far."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from spectron_migrate.spectron.rows import Turn
 T = TypeVar("T")
 
 CLOCKS_AGREE = timedelta(seconds=2)
-"""A difference up to this between our clock and the server's is none: its header has whole seconds."""
+"""A difference of up to this between our clock and the server's is ignored: its header has whole seconds."""
 
 
 @dataclass
@@ -31,27 +31,27 @@ class Adopted:
 
     adopted: int = 0
     without_turn: int = 0
-    """Those of them of which only a passage is known."""
+    """How many of these have only a passage, and no turn."""
     gone: int = 0
-    """Facts with a receipt whose turn the server no longer has; they are planned again, or overtaken."""
+    """Facts whose receipt names a turn that is gone from the server. They are planned again, unless overtaken."""
     unknown: int = 0
-    """Turns that have the text of no memory, and that may be newer than what Mem0 had."""
+    """Turns that have the text of no memory, and may be newer than the texts that were read from Mem0."""
     held: int = 0
     """Memories that became undecidable."""
     requests: int = 0
     finished: bool = True
-    """False where the time was over before everything was looked for: then nothing is sent."""
+    """False if the time limit was reached before everything was looked for. Then nothing is sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdoptionSettings:
-    """What an adoption is told."""
+    """The settings of an adoption."""
 
     session_size: int
     read_at: str | None
     """When Mem0 was read for the dump; None for raw files."""
     applications_write: bool
-    """After `cutover complete`: nothing supersedes any more, so nothing has to be held."""
+    """After `cutover complete`, nothing that is sent supersedes anything, so nothing has to be held."""
     in_flight: int
 
 
@@ -79,7 +79,7 @@ class AdoptionRun:
         reporter: Reporter,
         now: Callable[[], datetime],
     ) -> None:
-        """`scopes`: all that the server has registered; None where the key may not list them."""
+        """`scopes`: all scopes that are registered on the server; None if the key may not list them."""
         self.ledger = ledger
         self.api = api
         self.settings = settings
@@ -93,16 +93,16 @@ class AdoptionRun:
         """When Mem0 was read, by the server's clock."""
         self.found = Adopted()
         self.unknown: defaultdict[int, list[Leftover]] = defaultdict(list)
-        """Turns that may be newer than what Mem0 had, by lane."""
+        """Turns that may be newer than the texts that were read from Mem0, by lane."""
         self.names_sessions = False
-        """Whether any hit named its session: then the server is of a generation that does."""
+        """Whether any hit named its session. Only some generations of the server do that."""
         self.owners: dict[str, int] = {}
         """The selector of each session that a hit named."""
         self.gone_sessions: set[str] = set()
-        """Sessions that hits name and the server does not list."""
+        """Sessions that hits named and that the server does not list."""
 
     async def in_slot(self, call: Callable[[], Awaitable[T]]) -> T:
-        """A request, at the pace of the run; raises Stopping once the time is over."""
+        """Make a request at the pace of the run; raises Stopping once the time limit is reached."""
         stop = self._brake.check()
         if stop is not None:
             raise Stopping(stop.reason)
@@ -112,7 +112,7 @@ class AdoptionRun:
             return answer
 
     async def list_turns(self, session: str, selector: int, *, shows: Iterable[str] = ()) -> list[Turn] | None:
-        """The turns of a session; None where the server does not know it. `shows`: turns that it should show."""
+        """The turns of a session; None if the server does not know it. `shows`: turns that must be among them."""
         wanted = set(shows)
 
         def is_whole(turns: list[Turn]) -> bool:
@@ -139,12 +139,15 @@ class AdoptionRun:
         return Answer(recall.hits, cached=recall.tier == "cache")
 
     def note_unknown(self, lane: int, leftover: Leftover) -> None:
-        """Note a turn that may be newer than what Mem0 had."""
+        """Note a turn that may be newer than the texts that were read from Mem0."""
         self.found.unknown += 1
         self.unknown[lane].append(leftover)
 
     def is_stale(self, turn: Turn) -> bool:
-        """Whether a turn that has the text of no memory was written before Mem0 was read: Mem0 no longer has it."""
+        """Whether a turn with the text of no memory was written before Mem0 was read.
+
+        Then Mem0 no longer has that text.
+        """
         return self.read_at is not None and bool(turn.created_at) and turn.created_at <= self.read_at
 
     def stamp(self) -> str:
@@ -152,7 +155,7 @@ class AdoptionRun:
         return format_time(self._now())
 
     def _by_server_clock(self, moment: str | None) -> str | None:
-        """A time of our clock by the server's."""
+        """Convert a time from our clock to the server's."""
         if moment is None or self.me.server_now is None:
             return moment
         ahead = parse_time(self.me.server_now) - self._now()
@@ -160,7 +163,7 @@ class AdoptionRun:
 
 
 def _time_of(turn: Turn) -> str:
-    """When the server stored a turn, in our spelling; empty where it does not say."""
+    """When the server stored a turn, as `format_time` writes it; empty if it does not say."""
     try:
         moment = datetime.fromisoformat(turn.created_at)
     except ValueError:

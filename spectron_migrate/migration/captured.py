@@ -1,4 +1,4 @@
-"""Captured results as memories, and captured messages that are written in place of the memories Mem0 made of them."""
+"""Makes memories of captured results, and handles captured messages that are written in place of their memories."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class CapturedMessages:
     def take(self, result: CapturedResult) -> None:
         """Plan a message in place of its memories, if all of them map to its selector and none is known already.
 
-        Otherwise the memories themselves are written: a reading of Mem0 was faster, or they map to other scopes.
+        Otherwise the memories themselves are written, because a reading of Mem0 was faster, or they map to other
+        scopes.
         """
         message = memory_of(result, None)
         placement = self._mapping.map_memory(message) if message is not None else None

@@ -11,7 +11,7 @@ from spectron_migrate.state.routing import MOST_BEHIND
 
 
 def owners_behind(ledger: Ledger, state: CutoverState, refused: Mapping[str, str]) -> set[str] | None:
-    """The ids of all owners who must not be read from Spectron now; None if they are too many to list.
+    """The ids of all owners who must not be read from Spectron now; None if there are too many to list.
 
     Owners of a `refused` memory, and of one whose owners changed, stay behind until it is accepted at its gate.
     """

@@ -28,7 +28,7 @@ class Settling:
     def __init__(self, scan_began: str, settle_s: float, first_seen: Mapping[str, str] | None = None) -> None:
         """`first_seen`: when memories with a time in the future were first seen, by id."""
         self.first_seen: dict[str, str] = {}
-        """`first_seen` as of this scan, for the next one."""
+        """`first_seen` after this scan, for the next one."""
         self._known_since = first_seen or {}
         self._began = scan_began
         self._before = format_time(parse_time(scan_began) - timedelta(seconds=settle_s))
@@ -45,28 +45,29 @@ class Settling:
 
 
 class Changes:
-    """Chooses the memories of a dump that one round plans; afterwards `waiting_owners` are those who must wait."""
+    """Chooses the memories of a dump that one round plans; `waiting_owners` then holds the owners who must wait."""
 
     def __init__(
         self, settling: Settling, *, only: Mapping[str, Memory | None] | None = None, most_waiting: int
     ) -> None:
-        """`only`: all that earlier rounds have not planned, None for a memory that is gone; if given, nothing else is
-        checked.
+        """`only`: the memories that earlier rounds have not planned, with None for one that is gone.
 
-        `most_waiting`: how many waiting memories, and owners of them, are kept by name.
+        No other is checked.
+
+        `most_waiting`: how many waiting memories, and how many of their owners, are remembered by id.
         """
         self.waiting = 0
         self.waiting_memories: dict[str, Memory | None] | None = {}
-        """Those that have to be looked at again; None for too many."""
+        """The waiting memories, for the next round; None if there are too many."""
         self.waiting_owners: set[str] | None = set()
-        """Ids of the users, agents, runs and apps of waiting memories; None for too many."""
+        """Ids of the users, agents, runs and apps of waiting memories; None if there are too many."""
         self.only = only
         self._settling = settling
         self._most = most_waiting
         self._all = False
 
     def continue_plan(self, ledger: Ledger, scan: plan.ScanRow, *, mapping_digest: str) -> int | None:
-        """The plan to continue; None where there is no plan of all memories with this mapping.
+        """The plan to continue; None if there is no plan of all memories with this mapping.
 
         In that case a new plan begins, and every settled memory is checked again.
         """
@@ -81,19 +82,19 @@ class Changes:
             self.only, self._all = None, True
             return None
         plan.keep_scan(ledger, scan)
-        # A plan in between, made of an older copy of the dump perhaps, may have left facts undelivered.
+        # Another plan since then, perhaps from an older copy of the dump, may have left facts undelivered.
         plan.adopt_undecided(ledger, last[0])
         return last[0]
 
     def wanted(self, ledger: Ledger, given: Iterable[Memory]) -> Iterator[Memory]:
-        """The memories to plan now: they changed, and their new texts have settled."""
+        """The memories to plan now: those that changed and whose new texts have settled."""
         rest = iter(given)
         while batch := list(islice(rest, _BATCH)):
             known = memories.known_digests(ledger, [memory.id for memory in batch])
             yield from (memory for memory in batch if self._is_wanted(memory, known.get(memory.id)))
 
     def _is_wanted(self, memory: Memory, known: KnownDigests | None) -> bool:
-        # The text beside the record: overlapping calls may have given the record an older text since.
+        # Compare the text too, not only the record: overlapping calls may have given the record an older text since.
         same_text = known is not None and known.text == digest(memory.memory)
         as_known = known is not None and same_text and not known.deleted and known.record == record_digest(memory)
         if as_known and not self._all:
@@ -104,7 +105,7 @@ class Changes:
         return True
 
     def finish(self, ledger: Ledger, number: int, scan: plan.ScanRow, *, mapping_digest: str) -> None:
-        """Mark the plan as made of this dump, unless memories of it still wait."""
+        """Mark the plan as made from this dump, unless some of its memories still wait."""
         if self.waiting:
             plan.set_fingerprint(ledger, number, _WAITING + mapping_digest)
         else:

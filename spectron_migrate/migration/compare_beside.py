@@ -1,9 +1,10 @@
-"""All of Mem0 compared with the ledger while the rounds of following go on.
+"""Compares all of Mem0 with the ledger while the rounds of following go on.
 
-A reading of a large Mem0 takes minutes. What changes meanwhile need not wait for this one: it writes no dump and holds
-no lock. Each memory is compared with the ledger as it is read. Those that differ are looked at again after a round that
-began when the reading had ended: what Mem0 held before is in the ledger then, unless it was missed. Memories that scans
-changed in the ledger since the reading began may be newer there; the next comparison looks at them.
+Reading a large Mem0 takes minutes. Changes made in the meantime do not wait for it, because this reading writes no dump
+and holds no lock. Each memory is compared with the ledger as it is read. Those that differ are compared again after a
+round that began after the reading ended: by then the ledger has everything that Mem0 held during the reading, unless a
+round missed it. A memory that a scan changed in the ledger since the reading began may be newer there; it is left to
+the next comparison.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ from spectron_migrate.records import Memory, Reporter, Skipped, counted, digest,
 from spectron_migrate.state.store import StateStore
 
 MOST_CHANGED = 50_000
-"""If more memories than these change during a reading, or differ, it proves nothing."""
+"""If more memories than this change during a reading, or differ, the comparison proves nothing."""
 _BATCH = 100
-"""Memories that are looked up together; a text may be large."""
+"""How many memories are looked up at a time; a text may be large."""
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedBeside:
-    """What such a comparison shows."""
+    """The result of a comparison beside the rounds."""
 
     as_of: str
     """When the reading began."""
     compared: Differences
     quiet: bool = False
-    """Rounds went on meanwhile: it is no proof that Mem0 stood still."""
+    """Always false: rounds went on in the meantime, so nothing shows that Mem0 stood still."""
 
 
 class BesideComparison:
@@ -57,7 +58,7 @@ class BesideComparison:
     ) -> None:
         """`open_reader` and `settle_s` as in `CatchUpSettings`; `now` with its zone.
 
-        `reporter` is called in the thread of `read`.
+        `reporter` is called in the thread that runs `read`.
         """
         self._state = state
         self._open_reader = open_reader
@@ -65,7 +66,7 @@ class BesideComparison:
         self._reporter = reporter
         self._now = now
         self._scan = 0
-        """The scan that was planned last when the reading began."""
+        """The newest scan that was planned when the reading began."""
         self._stopped = False
         self._rows = _ComparedRows(lambda: self._stopped)
         self.began = ""
@@ -80,7 +81,7 @@ class BesideComparison:
         """Read all of Mem0. Raises Incomplete if something of it is missing, Unreachable, and Interrupted."""
         self.began = format_time(self._now())
         with Ledger.open_for_reading(self._state) as ledger:
-            self._scan = newest_scan(ledger)  # before the store is opened: some are copied then
+            self._scan = newest_scan(ledger)  # before the store is opened, because opening some stores copies them
             self._rows.ledger = ledger
             with self._open_reader(self._now()) as reader:
                 self._read_from(reader)
@@ -96,7 +97,7 @@ class BesideComparison:
             raise Incomplete(f"Mem0 could not be read in full ({read}{of}{why})", hint="nothing was compared with it")
 
     def conclude(self) -> ComparedBeside | None:
-        """What differs between this reading and the ledger; None if too much changed meanwhile to tell.
+        """What differs between this reading and the ledger; None if too much changed in the meantime to tell.
 
         Call after a round that began when this reading had ended.
         """
@@ -117,11 +118,11 @@ class BesideComparison:
                 for memory in batch:
                     known = texts.get(memory.id)
                     if memory.id in later and known is not None and self._has_changed(known):
-                        continue  # it may be newer there
+                        continue  # the ledger may have the newer text
                     if known is not None and _is_equal(memory, known):
                         undecided += [memory.id] if known.state in UNDECIDED else []
                     elif not settling.is_settled(memory):
-                        waiting += 1  # or it was replaced or deleted before a round could send it
+                        waiting += 1  # it may have been replaced or deleted before a round could send it
                     else:
                         missing.append(memory.id)
         extra = living - rows.count_found(except_for=later)
@@ -130,15 +131,15 @@ class BesideComparison:
         return ComparedBeside(self.began, found)
 
     def _has_changed(self, known: NewestText) -> bool:
-        """Whether a scan that was planned since the reading began deleted the memory or showed another text of it.
+        """Whether a scan that was planned since the reading began deleted the memory or brought a new text.
 
-        Of a memory that a scan concerned otherwise, the ledger has the text that it had before.
+        If such a scan changed anything else about it, its text in the ledger is still the one from before.
         """
         return known.tombstoned_at is not None or known.scan > self._scan
 
 
 class _Ids:
-    """Ids that came, each once: 8 bytes of each."""
+    """A set of ids that keeps 8 bytes of each."""
 
     def __init__(self) -> None:
         self._hashes = NumberSet()
@@ -151,26 +152,26 @@ class _Ids:
         self.count += len(new)
 
     def count_among(self, ids: Iterable[str]) -> int:
-        """How many of these came."""
+        """How many of these ids are in the set."""
         return len(self._hashes.among(set(map(hash, ids))))
 
 
 class _ComparedRows:
-    """Compares rows with the ledger as they come, and keeps those that differ; see `passes.RowSink`."""
+    """A `passes.RowSink` that compares rows with the ledger as they come, and keeps those that differ."""
 
     def __init__(self, is_stopped: Callable[[], bool]) -> None:
         self._is_stopped = is_stopped
         self.ledger: Ledger | None = None
-        """Where the memories are looked up while rows come."""
+        """The ledger that rows are compared with; set before the first row."""
         self.begin_pass()
 
     def begin_pass(self) -> None:
-        """All rows follow once more."""
+        """Forget the rows so far: all of them follow once more."""
         self.memories = _Ids()
         self.differing: dict[str, Memory] = {}
-        """The memories that were not in the ledger as Mem0 has them when they were read."""
+        """Memories that differed from the ledger when they were read."""
         self._found = _Ids()
-        """Those that the ledger knows to be in Mem0."""
+        """Memories that were read and that are alive in the ledger."""
         self._skipped = _Ids()
         self._without_id = 0
         self._left_out: Counter[str] = Counter()
@@ -191,11 +192,11 @@ class _ComparedRows:
         return self.memories.count + self._skipped.count + self._without_id
 
     def left_out(self) -> dict[str, int]:
-        """Rows whose content is not among the memories, by the reason."""
+        """Rows with content that are no memories, counted by reason."""
         return dict(self._left_out)
 
     def compare(self) -> None:
-        """Compare what came since the last time. Raises Interrupted if the reading is to end."""
+        """Compare the rows that came since the last call. Raises Interrupted if the reading is to end."""
         batch, self._batch = self._batch, []
         if self._is_stopped():
             raise Interrupted("interrupted")
@@ -212,11 +213,11 @@ class _ComparedRows:
                 self.differing[memory.id] = _with_time(memory, text_at)
 
     def note_found(self, ids: Iterable[str]) -> None:
-        """The ledger knows these to be in Mem0."""
+        """Note memories that are alive in the ledger."""
         self._found.add(ids)
 
     def count_found(self, *, except_for: Collection[str]) -> int:
-        """How many memories were read that the ledger knows to be in Mem0."""
+        """How many of the memories that were read are alive in the ledger."""
         return self._found.count - self._found.count_among(except_for)
 
     def _skip(self, row: Skipped) -> None:
@@ -233,7 +234,7 @@ def _is_equal(memory: Memory, known: NewestText) -> bool:
 
 
 def _with_time(memory: Memory, known: tuple[str, int] | None) -> Memory:
-    """The memory as a dump holds it: with the time of its text, where Mem0's history tells it."""
+    """The memory as a dump holds it: with the time of its text from Mem0's history, if the history has it."""
     if known is None:
         return memory
     return replace(memory, text_at=known[0], history_row=known[1], text_at_source="history")

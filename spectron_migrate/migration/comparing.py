@@ -1,4 +1,4 @@
-"""When a process that follows compares all of Mem0 with the ledger, and what came of it."""
+"""Decides when a follower compares all of Mem0 with the ledger, and keeps the result."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from spectron_migrate.migration.rounds import Rounds, comparison_beside
 from spectron_migrate.records import format_time
 
 RECONCILING_SHARE = 1 / 3
-"""The share of the time, at most, in which all of Mem0 is read only because `cutover.reconcile` says so."""
+"""The most of its time that a follower spends reading all of Mem0 only because `cutover.reconcile` says so."""
 
 
 BESIDE_FROM_S = 5.0
-"""A round that compares may take so long; if it takes longer, the next comparison is made beside the rounds."""
+"""If a round that compares takes longer than this, the next comparison is made beside the rounds."""
 
 
 class Comparing:
-    """Compares at the first round, and every `cutover.reconcile` from the moment when two comparisons agree.
+    """Compares in the first round, and every `cutover.reconcile` once two comparisons agree.
 
-    If that takes long, and rounds read only what changed, all is read beside them; else, and after a difference, in a
-    round.
+    If a comparison takes long, and rounds read only what changed, the next one is made beside the rounds. Otherwise,
+    and after a difference, it is made in a round.
     """
 
     def __init__(self, rounds: Rounds, *, clock: Callable[[], float], now: Callable[[], datetime]) -> None:
@@ -35,7 +35,7 @@ class Comparing:
         self._clock = clock
         self._now = now
         self.due_at = float("-inf")
-        """By the clock."""
+        """When the next comparison is due, by `clock`."""
         self._began = 0.0
         self._agreement = Agreement()
         self._beside: BesideComparison | None = None
@@ -51,7 +51,7 @@ class Comparing:
         return self._took_s > BESIDE_FROM_S and self._rounds.reads_changes
 
     def begin(self) -> bool:
-        """Whether the round that begins now is to compare. Begins to read beside the rounds if that is due."""
+        """Whether the round that begins now should compare. Starts a reading beside the rounds if one is due."""
         if self._reading is not None or self._clock() < self.due_at:
             return False
         self._began = self._clock()
@@ -63,9 +63,9 @@ class Comparing:
         return False
 
     async def conclude(self, done: Round) -> None:
-        """What the comparison in this round shows, or one beside it that has ended; hold `round_lock` meanwhile.
+        """Keep the result of the comparison in this round, or of one beside the rounds that has ended.
 
-        Raises what stopped the reading beside the rounds.
+        Hold `round_lock` during the call. Raises the error that stopped a reading beside the rounds.
         """
         shown: Compared | None = done
         if self._reading is not None:
@@ -95,7 +95,7 @@ class Comparing:
                 await reading
 
     async def _conclude_beside(self, done: Round) -> Compared | None:
-        """None if the reading goes on, or ended after the round had begun, or proves nothing."""
+        """The result; None if the reading goes on, ended after the round had begun, or proves nothing."""
         reading, beside = self._reading, self._beside
         if reading is None or beside is None or not reading.done():
             return None

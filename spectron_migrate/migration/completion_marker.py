@@ -1,8 +1,9 @@
 """How a state learns that the cutover of its migration is complete: from the marker that `cutover complete` left.
 
-A state that was begun anew, or restored from a backup of an earlier phase, does not know it, and applications that use
-it would write to Mem0 alone. So whatever asks Spectron on behalf of such a state looks for the marker first, and writes
-it into the state's journal. See docs/protocol.md, A ledger that is lost, restored or copied.
+A new state, or one restored from a backup of an earlier phase, does not know that the cutover is complete, and
+applications that use it would write to Mem0 alone. So every command that asks Spectron on behalf of such a state looks
+for the marker first, and records the completion in the state's journal. See docs/protocol.md, A ledger that is lost,
+restored or copied.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ from spectron_migrate.state.store import StateStore
 
 @dataclass(frozen=True, slots=True)
 class MarkedMigration:
-    """A migration, and what its markers call it."""
+    """A migration and its name in markers."""
 
     id: str
     name: str
 
     @classmethod
     def of_ledger(cls, ledger: Ledger) -> MarkedMigration | None:
-        """That of a ledger; None before the first plan."""
+        """The migration of a ledger; None before the first plan."""
         migration = ledger.migration()
         return None if migration is None else cls(migration.id, markers.marked_migration(ledger))
 
     @classmethod
     def of_state(cls, store: StateStore) -> MarkedMigration | None:
-        """That of the state's ledger, else that of its journal; None if neither knows it."""
+        """The migration of the state's ledger, else of its journal; None if neither names one."""
         if Ledger.exists(store):
             with Ledger.open_for_reading(store) as ledger:
                 if (found := cls.of_ledger(ledger)) is not None:
@@ -66,7 +67,7 @@ async def learn_completion(
 
 
 async def scopes_to_look_in(store: StateStore, api: SpectronApi, marker: RunMarker) -> list[str] | None:
-    """The scopes in which a replay looks for the marker, once a process; None where it need not look.
+    """The scopes in which a replay looks for the marker, once in each process; None if it need not look.
 
     Raises Unreachable and KeyRefused.
     """
@@ -86,10 +87,10 @@ def learn_in_replay(
     now: str,
     reporter: Reporter,
 ) -> None:
-    """As `learn_completion`, from the scopes that are there; the ledger notes what the journal says then.
+    """Like `learn_completion`, from a listing of scopes; then the ledger notes what the journal says.
 
-    Raises WrongLedger if the state learned it, because another ledger has written then; an adoption goes on. Raises
-    NotLegal if the ledger notes a completion that neither the journal nor Spectron shows.
+    Raises WrongLedger if the state learned of a completion here, because then another ledger has written; an adoption
+    goes on. Raises NotLegal if the ledger notes a completion that neither the journal nor Spectron shows.
     """
     migration = MarkedMigration.of_ledger(ledger)
     if migration is None:
@@ -112,14 +113,14 @@ def learn_in_replay(
 async def mark_completion(
     store: StateStore, api: SpectronApi, mapping: ScopeMapping, marker: RunMarker, *, reporter: Reporter
 ) -> None:
-    """Leave the marker of a complete cutover wherever it is lacking. Raises Unreachable and KeyRefused."""
+    """Leave the marker of a complete cutover below every prefix that lacks it. Raises Unreachable and KeyRefused."""
     migration = MarkedMigration.of_state(store)
     if migration is None:
         return
     for why in await marker.leave_completion(api, mapping, migration.name):
         reporter.warn(
-            f"{why}: without this marker a state that is begun anew, or restored from an older backup, does not learn"
-            " that the cutover is complete"
+            f"{why}: without this marker a new state, or one restored from an older backup, does not learn that the"
+            " cutover is complete"
         )
 
 
@@ -140,7 +141,7 @@ def _record_completion(
     complete = Step("complete", now, whoami(), f"Spectron has {found}", migration=migration.id)
     record_step(store, complete, decided_in=state)
     reporter.warn(
-        f"the cutover of this migration is complete, which {store.place} did not know: Spectron has {found}. Now it"
-        " does, and applications that use this state write to Spectron"
+        f"the cutover of this migration is complete: Spectron has {found}, which {store.place} did not know. It is now"
+        " recorded there, and applications that use this state write to Spectron"
     )
     return found

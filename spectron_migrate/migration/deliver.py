@@ -30,7 +30,7 @@ class Limits:
     max_seconds: float | None = None
     max_tokens: int | None = None
     known: float | None = None
-    """How many requests in flight the server is known to allow; None begins with few."""
+    """How many requests in flight the server is known to allow. With None, the run begins with a few."""
 
 
 def begin_run(
@@ -51,11 +51,11 @@ def begin_run(
     now: Callable[[], datetime],
     sleep: Sleep,
 ) -> Run:
-    """A run over what the plan still has to send; `deliver_plan` carries it out, `Run.halt` stops it.
+    """A run that sends what is left of the plan.
 
-    `batches`: send many memories in one request. `own`: what this process has begun; `applications_write`: they write
-    to the same scopes; `everything_is_late`: nothing may supersede what they wrote. `clock` in seconds, monotonic;
-    `now` with its zone. `limits.max_seconds` counts from this call.
+    `deliver_plan` carries it out, `Run.halt` stops it. `batches`: send many memories in one request. `own`: what this
+    process has begun; `applications_write`: they write to the same scopes; `everything_is_late`: nothing may supersede
+    what they wrote. `clock` in seconds, monotonic; `now` with its zone. `limits.max_seconds` counts from this call.
     """
     brake = Brake(sleep, clock=clock, max_seconds=limits.max_seconds, idle_limit_s=deferred.idle_limit_s)
     writer = GroupCommit(ledger)
@@ -97,9 +97,9 @@ def begin_run(
 
 
 async def deliver_plan(run: Run) -> None:
-    """Send everything that the run's plan still has; `run.stop` and the ledger show what was left.
+    """Send everything that is left of the run's plan; `run.stop` and the ledger show what was not sent.
 
-    Raises MigrateError where the ledger cannot be written, and whatever made the run fail.
+    Raises MigrateError if the ledger cannot be written, and the error that made the run fail.
     """
     try:
         await deliver_lanes(run)
@@ -111,4 +111,4 @@ async def deliver_plan(run: Run) -> None:
     if run.failure is not None:
         raise run.failure
     if run.budget.close(run.ledger, run.counters.tokens):
-        run.halt("limit", "the number of memories that was set is reached")
+        run.halt("limit", "the limit on memories was reached")

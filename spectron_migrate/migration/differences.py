@@ -1,4 +1,4 @@
-"""All of Mem0 compared with the ledger, memory by memory."""
+"""Compares all of Mem0 with the ledger, memory by memory."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from spectron_migrate.migration.changes import Settling
 from spectron_migrate.records import digest
 
 _BATCH = 100
-"""Memories that are looked up together; a text may be large."""
+"""How many memories are looked up at a time; a text may be large."""
 NAMED = 100
 """How many memories that differ are named."""
 
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """Mem0 compared with the ledger, memory by memory."""
+    """The result of comparing Mem0 with the ledger, memory by memory."""
 
     memories: int
     waiting: int
@@ -30,7 +30,7 @@ class Differences:
     """In Mem0, and unknown to the ledger or known with another text."""
     undecided: int
     extra: int
-    """Alive in the ledger, and not in Mem0."""
+    """Alive in the ledger, but not in Mem0."""
     named: tuple[str, ...] = ()
     """The first ids that are missing or undecided."""
 

@@ -1,8 +1,8 @@
-"""Draining the outbox: what the adapters captured is planned in the migration's ledger and delivered as replay does.
+"""Draining the outbox: captured results are planned in the migration's ledger and delivered as in a replay.
 
 Only rounds drain (`replay --follow`, and the steps of a cutover), under the lock that all rounds hold, so that the
-ledger has one writer. A drain that is killed at any moment is repeated by the next one: a result leaves the outbox
-only when the ledger has it, and a result that the ledger has already is recognized by memory and text.
+ledger has one writer. If a drain is killed, the next one repeats it. A result leaves the outbox only once the ledger
+has it, and a result that the ledger already has is recognized by memory and text.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from spectron_migrate.state.outbox import CapturedResult, Outbox
 from spectron_migrate.state.store import StateStore
 
 MOST_CALLS = 500
-"""Calls whose results are planned in one transaction."""
+"""The most calls whose results are planned in one transaction."""
 LANES = 8
 HOLD_S = 2.0
 
@@ -45,12 +45,12 @@ class Drained:
     """What one drain did."""
 
     taken: int
-    """Results that the ledger has now."""
+    """Results that were moved to the ledger."""
     written: int
     left: Undecided
-    """Facts of the migration that are not decided."""
+    """Facts of the migration that are still undecided."""
     unknown: int
-    """Calls whose results only a complete reading of Mem0 can tell."""
+    """Calls whose results only a complete reading of Mem0 can show."""
     as_of: str
     """What was captured before this moment is in Spectron, except for users in `behind`."""
     behind: frozenset[str] | None
@@ -75,9 +75,9 @@ class Drainer:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """`hold_s`: a drain ends after this many seconds without a decision, so that a lane that waits holds no other.
+        """`hold_s`: a drain ends after this many seconds without a decision, so that a waiting lane holds up no other.
 
-        `marker`: the one of the rounds that drain between them. `clock` in seconds, monotonic; `now` with its zone.
+        `marker`: that of the rounds between which it drains. `clock` in seconds, monotonic; `now` with its zone.
         """
         self._state = state
         self._mapping = mapping
@@ -109,7 +109,7 @@ class Drainer:
         """Deliver what waits, and publish who is caught up; hold `round_lock` meanwhile.
 
         None while the base of the cutover is not planned. Raises LedgerLocked while another process writes the ledger,
-        InputError where the migration was planned with another mapping, and what delivery raises.
+        InputError if the migration was planned with another mapping, and what delivery raises.
         """
         state = read_journal(self._state).state
         if not state.is_under_way or state.catch_up != "outbox" or state.fence is None:
@@ -131,12 +131,12 @@ class Drainer:
         self._outbox.settle(scanned)
         now = self._now()
         batch = self._outbox.batch(MOST_CALLS, now)
-        fresh = [result for result in batch.results if result.completed > fence]  # the base has read older ones
+        fresh = [result for result in batch.results if result.completed > fence]  # older ones are in the base
         unmapped = self._plan(ledger, number, fresh) if fresh else frozenset()
         self._outbox.delivered(batch, CallSubject(tuple(unmapped)) if unmapped else None)
         written = await self._deliver(ledger, api, number)
         unknown = self._outbox.unknown()
-        if self._outbox.missed_at >= scanned:  # a write that could not be noted at all
+        if self._outbox.missed_at >= scanned:  # a write of which nothing could be noted
             unknown.append(ANYBODY)
         behind = self._behind(ledger, [*unknown, *batch.running]) if batch.is_whole else None
         as_of = format_time(batch.as_of)
@@ -154,7 +154,7 @@ class Drainer:
             )
 
     def _plan(self, ledger: Ledger, number: int, results: Sequence[CapturedResult]) -> frozenset[str]:
-        """Merge the results in their order; returns owners of those that no rule maps."""
+        """Merge the results in their order; returns the owners of those that no rule maps."""
         migration = ledger.migration()
         assert migration is not None  # noqa: S101 - there is a plan
         scan = plan.ScanRow(
@@ -213,7 +213,7 @@ class Drainer:
             self._mapping,
             principal=me.principal,
             limits=Limits(max_in_flight=LANES, known=runs.known_in_flight(ledger)),
-            # A batch carries neither category nor time, so what is to be extracted goes one by one.
+            # A batch carries neither category nor time, so texts with extraction are sent one by one.
             batches=self._mapping.write == "batch" and not batches.count_full(ledger, number),
             deferred=self._deferred,
             own=self._marker.own_work(ledger, format_time(self._now())),
@@ -233,8 +233,8 @@ class Drainer:
     def _behind(self, ledger: Ledger, calls: Sequence[CallSubject]) -> frozenset[str] | None:
         """Ids whose changes are not all in Spectron; None for everybody.
 
-        `calls`: those whose results are unknown, and those that run. The owner of a running call stays behind, because
-        if its process dies, nothing tells before the next drain that it may have written.
+        `calls`: unknown and running calls. The owner of a running call stays behind: if its process dies, only the next
+        drain notices that the call may have written something.
         """
         refused = cutover.refused_memories(ledger)
         owners = owners_behind(ledger, read_journal(self._state).state, refused)
@@ -244,6 +244,9 @@ class Drainer:
 
 
 def _owners_of(ledger: Ledger, mem0_id: str | None) -> set[str]:
-    """The owners of a memory; none if the ledger does not know it: then Spectron has no old text of it."""
+    """The owners of a memory.
+
+    None are returned for a memory that the ledger does not know, because Spectron has no old text of it.
+    """
     known = memories.memory_of(ledger, mem0_id) if mem0_id is not None else None
     return set(known.entity_ids.values()) if known is not None else set()

@@ -1,12 +1,12 @@
-"""Erase what a replay wrote, scope by scope, only where nothing of anybody else is lost.
+"""Erases what a replay wrote, scope by scope, and only if nothing of anybody else is lost.
 
 Spectron has no call that deletes one memory: `POST /scopes/forget` erases a node with everything below it. So a scope
-is erased only where the ledger shows that our own 201 created its node, that all nodes below it were created by our
-registering, that no memory of ours in it is also in a scope that stays, and that every turn in our sessions there is
-ours. Facts that others wrote there without a session of ours cannot be seen; the command says so.
+is erased only if the ledger shows all of this: our own request (answered with 201) created its node, and ours created
+all nodes below it; no memory of ours in it is also in a scope that stays; and every turn in our sessions there is ours.
+Facts that others wrote there without a session of ours cannot be seen; the command says so.
 
-The ledger notes each scope as begun before the call and as done after it. A scope that is begun and not done blocks
-every replay until it is erased again. Afterwards its memories are planned again, under new keys.
+The ledger notes each scope as begun before the call and as done after it. A scope whose erase was begun and is not done
+blocks every replay until it is erased again. Afterwards its memories are planned again, under new keys.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from spectron_migrate.state.journal import is_truncated, read_journal
 from spectron_migrate.state.store import StateStore
 
 CANNOT_SEE = "facts that others wrote to these scopes without a session of ours, and documents"
-"""What an erase takes as well, without being able to see it."""
+"""What an erase also removes, although it cannot see it."""
 PASSAGES = 50
 
 
@@ -45,7 +45,7 @@ class Erasable:
     sessions: tuple[str, ...]
     turns: int
     begun: bool
-    """Whether an earlier erase of it was not finished."""
+    """Whether an earlier erase of this scope was left unfinished."""
 
     def to_json(self) -> dict[str, Json]:
         """For `--json`."""
@@ -66,7 +66,7 @@ class _Examined:
 
 
 class Eraser:
-    """One erase: `examine` first, then `carry_out` what a person confirmed."""
+    """One erase: `examine` first, then `carry_out` for what a person confirmed."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Eraser:
         now: str,
         reporter: Reporter,
     ) -> None:
-        """`ledger`: open for writing. Raises WrongLedger for that of another migration."""
+        """`ledger`: open for writing. Raises WrongLedger if it is that of another migration."""
         self._ledger = ledger
         self._api = api
         self._state = state
@@ -95,7 +95,7 @@ class Eraser:
     async def examine(self, paths: Sequence[str]) -> list[Erasable]:
         """Examine scopes without changing anything.
 
-        Raises NotLegal naming every reason why erasing would not be exact, KeyRefused without the grants, and
+        Raises NotLegal naming every reason why erasing would not be exact, KeyRefused if grants are missing, and
         InputError for the root.
         """
         self._check_no_cutover()
@@ -118,8 +118,8 @@ class Eraser:
     async def carry_out(self, chosen: Sequence[Erasable]) -> int:
         """Erase scopes that `examine` returned; returns how many rows the server reports as erased.
 
-        Each scope is examined again right before, because the confirmation may have taken an hour. After a kill at
-        any moment, running it again finishes it. Raises NotLegal as `examine` does.
+        Each scope is examined again right before it is erased, because the confirmation may have taken an hour. If it
+        is killed, running it again finishes it. Raises NotLegal as `examine` does.
         """
         wanted = [scope.path for scope in chosen]
         forgotten = 0
@@ -141,9 +141,9 @@ class Eraser:
         return forgotten
 
     async def _forget(self, scope: Erasable, began_s: float | None) -> int:
-        """Erase the scope, and outlast every call to do so that was cut off, also one of an earlier process.
+        """Erase the scope, then wait until no erase request that was cut off can still arrive.
 
-        It could still arrive, and would take what the next replay writes.
+        It would erase what the next replay writes. Requests of earlier processes count too.
         """
         doubts = 0
 
@@ -158,7 +158,7 @@ class Eraser:
         return forgotten
 
     def _seconds_since_begun(self, path: str) -> float | None:
-        """How long ago an earlier process began to erase the scope; None where none did, or all finished."""
+        """How long ago an earlier process began to erase the scope; None if none did, or all finished."""
         began = begun_at(self._ledger, path)
         return (parse_time(self._now) - parse_time(began)).total_seconds() if began is not None else None
 
@@ -196,7 +196,7 @@ class Eraser:
             )
 
     async def _list_nodes(self) -> list[str]:
-        """Every node but markers, tombstoned ones too: what was written there is still there."""
+        """Every node except markers. Tombstoned nodes are included, because they still hold what was written there."""
         return [node.path for node in await self._api.scopes() if not is_marker(node.path)]
 
     def _problems(self, path: str, wanted: Sequence[str], listed: Sequence[str]) -> list[str]:
@@ -226,7 +226,7 @@ class Eraser:
         return problems
 
     async def _examine_sessions(self, path: str) -> _Examined:
-        """Compare our sessions there with our turns: they must hold those and nothing else."""
+        """Compare our sessions there with our turns: they must hold these turns and nothing else."""
         examined = _Examined()
         begun = self._is_begun(path)
         for session in erasing.sessions_in(self._ledger, path):
@@ -249,7 +249,7 @@ class Eraser:
         return examined
 
     async def _foreign_passages(self, path: str) -> list[str]:
-        """Query the scope once: passages that are in no text of ours were written by somebody else."""
+        """Query the scope once: a passage that is part of none of our texts was written by somebody else."""
         lens = ((path,), (f"{path}/*",))
         found = await self._api.query(
             path.rsplit("/", 1)[-1], lens=lens, k=PASSAGES, include=("passages",), include_duplicates=True
@@ -276,7 +276,7 @@ class Eraser:
         )
 
     async def _check_erased(self, scope: Erasable) -> None:
-        """Raises Unreachable where our sessions still list turns after the server reported the scope as erased."""
+        """Raises Unreachable if our sessions still list turns after the server reported the scope as erased."""
         for session in scope.sessions:
             try:
                 left = await self._api.turns(session)
@@ -291,7 +291,7 @@ class Eraser:
 
 
 def _require_grants(me: Me, paths: Sequence[str]) -> None:
-    """A grant of the node alone is not enough, because the call erases everything below it too."""
+    """Raises KeyRefused. A grant for the node alone is not enough, because the call erases everything below it too."""
     hint = f"grant it on {paths[0]}/*"
     require_grant(me, "memory:forget", paths, hint=hint, subtree=True)
     require_grant(me, "memory:read", paths, hint=hint)

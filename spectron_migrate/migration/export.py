@@ -1,4 +1,4 @@
-"""Export: reads all of Mem0 into the dump, with the counts that prove it is complete."""
+"""Export: reads all of Mem0 into the dump, with counts that prove it complete."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ExportSummary:
 
     source: str
     complete: bool | None
-    """None: not provable, nothing is known to be missing."""
+    """None: completeness cannot be proven, but nothing is known to be missing."""
     memories: int
     """Memories in the dump now, without the deleted ones."""
     native_count: int | None
@@ -49,7 +49,7 @@ class ExportSummary:
     """Graph relations in the dump, which are not moved."""
     dump: str
     differing: frozenset[str] | None = None
-    """Ids of the memories that are new, deleted, back, or have another text; None if they are too many to name."""
+    """Ids of memories that are new, deleted, back, or have another text; None if there are too many to name."""
 
     @property
     def changed(self) -> int:
@@ -102,9 +102,9 @@ def run_export(
     """Read everything that the filters admit and bring the dump in `dump_dir` up to date.
 
     `since` (a time as `format_time` writes it) only makes the reading shorter; `clock` returns a time with a zone.
-    `keep_changes` gets, and has to close, what lays later changes over the dump, if this dump allows it.
-    An incomplete reading is kept, and the summary says so. Raises InputError if the directory holds the dump of
-    another source, Incomplete if the source reads as empty although the dump holds memories of it.
+    `keep_changes` receives the writer of later changes to this dump, if there can be one, and has to close it. An
+    incomplete reading is kept, and the summary says so. Raises InputError if the directory holds the dump of another
+    source, Incomplete if the source reads as empty although the dump holds memories of it.
     """
     reader.reporter = reporter
     reader.narrow(filters, since)
@@ -151,7 +151,7 @@ def run_export(
 
 
 def _refuse_empty_source(writer: DumpWriter, dump_dir: Path) -> None:
-    """Raise Incomplete if every memory is gone: that is a wrong address or an erased store far more often than true."""
+    """Raise Incomplete if every memory is gone: nearly always the address is wrong or the store was erased."""
     old = writer.previous
     if old is not None and old.count and not writer.distinct_rows():
         raise Incomplete(

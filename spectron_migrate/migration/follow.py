@@ -1,10 +1,10 @@
-"""Following: brings the changes that applications go on making in Mem0 to Spectron, round by round.
+"""Following: brings to Spectron what applications change in Mem0, round by round.
 
-A round reads all of Mem0 into the dump, as export does, unless Mem0 is known not to have changed. That finds updates,
-deletions (a memory is missing) and writes that bypass the adapter. Then it plans what changed and has settled, and
-delivers it as replay does. With `catch_up: outbox` the follower is also the one process that drains the outbox, several
-times a second; then rounds only prove that nothing was missed. It may be killed at any moment: dump, ledger and routing
-are each replaced as a whole.
+A round brings the dump up to date: it reads all of Mem0, as export does, or only what changed if that is certain to be
+everything. This finds updates, deletions (a memory is missing) and writes that bypass the adapter. The round then plans
+what changed and has settled, and delivers it as replay does. With `catch_up: outbox` the follower is also the one
+process that drains the outbox, several times a second; then rounds only prove that nothing was missed. It may be killed
+at any moment: dump, ledger and routing are each replaced as a whole.
 """
 
 from __future__ import annotations
@@ -36,28 +36,30 @@ from spectron_migrate.state.store import Lock, store_at, write_object
 from spectron_migrate.state.unreachable import StateUnreachable
 
 EVERY_S = 5.0
-"""The shortest pause between rounds. A pause is twice as long as Mem0 was read, so that it is being read for at most a
-third of the time."""
+"""The shortest pause between rounds.
+
+A pause is up to twice as long as the reading of Mem0, so that Mem0 is being read for at most a third of the time.
+"""
 DRAIN_EVERY_S = 0.2
-"""How often the outbox is looked at."""
+"""How often the outbox is checked."""
 PUBLISH_EVERY_S = 1.0
 """How often an empty outbox is drained, only to publish that everybody is caught up."""
 WAIT_S = 1.0
-"""How often a process that waits for the one that follows looks whether it still does."""
+"""How often a process that waits to follow checks whether the other one still does."""
 BUSY_S = 1.0
-"""The pause before the next drain where another process holds the ledger."""
+"""The pause before the next drain while another process holds the ledger."""
 LONG_BUSY_S = 5.0
-"""After this time it is no step of a cutover, and is reported."""
+"""A step of a cutover holds the ledger for less than this. After this time it is reported."""
 HELD = (
     "while another command writes the ledger nothing is drained, and after cutover.max_lag everybody is read from Mem0"
 )
-"""What a replay beside the process that follows costs."""
+"""What it means that another command holds the ledger while the outbox is filled."""
 NOTE_EVERY_S = 10.0
-"""`after_changes` is called no more often than this, and it is given at most a twentieth of the time."""
+"""`after_changes` is called at most this often, and takes at most a twentieth of the time."""
 TROUBLE_S = (1.0, 60.0)
 """The first and the longest pause after a round that failed."""
 STOPPED_S = 10.0
-"""The longest pause if only some lanes failed: the others wait for the next round."""
+"""The longest pause if only some lanes failed, because the others wait for the next round."""
 
 
 @dataclass
@@ -99,15 +101,16 @@ class Follow:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`every_s`: the shortest pause between rounds. `after_changes` is called once the ledger changed. `clock`
-        in seconds, monotonic; `now` with its zone.
+        """`every_s`: the shortest pause between rounds. `after_changes` is called after the ledger has changed.
+
+        `clock` in seconds, monotonic; `now` with its zone.
         """
         self._settings = settings
         self._reporter = reporter
         self._every_s = every_s
         self._after_changes = after_changes
         self._is_changed = True
-        """Whether `after_changes` was not called since the last change."""
+        """Whether the ledger has changed since `after_changes` was last called."""
         self._note_at = float("-inf")
         self._deadline = None if max_seconds is None else clock() + max_seconds
         self._clock = clock
@@ -117,23 +120,23 @@ class Follow:
         self._totals = _Totals()
         self._woken = asyncio.Event()
         self._lock: Lock | None = None
-        """That of the process that follows; None while another one has it."""
+        """`follow.lock`; None while another process holds it."""
         self._waits_for: str | None = None
-        """The process that follows in place of this one."""
+        """The process that holds the lock, if this one waits for it."""
         self._code: ExitCode | None = None
         self._problem: str | None = None
         self._trouble_s = TROUBLE_S[0]
         self._has_warned_slow = False
         self._comparing = Comparing(self._rounds, clock=clock, now=now)
         self._round_at = float("-inf")
-        """When the next round is due, while the outbox is drained between rounds."""
+        """When the next round is due. The outbox is drained between rounds."""
         self._was_under_way = False
         self._round_s = self._read_s = 0.0
-        """How long the last round took, and how long Mem0 was read in it."""
+        """How long the last round took, and how much of that was reading Mem0."""
         self._publish_at = float("-inf")
         self._lines = FollowLines(reporter, clock=clock, now=now)
         self._busy_since: float | None = None
-        """Since when another process has held the ledger."""
+        """When another process was first seen to hold the ledger, without a break since."""
 
     def interrupt(self, code: ExitCode) -> None:
         """Finish what is in flight, begin nothing more."""
@@ -145,9 +148,9 @@ class Follow:
     async def run(self, api: SpectronApi) -> FollowSummary:
         """Follow until a signal, `max_seconds`, or the end of the cutover.
 
-        Outages of Mem0 or Spectron, and a ledger that another process writes, are reported and waited out; so is
-        another process that follows, if the state is in a database. Raises LedgerLocked if one follows that has the
-        state in the same directory, and errors that waiting cannot mend, such as a rejected key or a bad mapping.
+        It reports and waits out outages of Mem0 or Spectron, and another process that writes the ledger. With the state
+        in a database it also waits while another process follows; with the state in a directory it raises LedgerLocked
+        instead. Raises errors that waiting cannot mend, such as a rejected key or a bad mapping.
         """
         store_at(self._settings.state).prepare()
         ended = "stopped"
@@ -174,7 +177,10 @@ class Follow:
         return self._summary(ended)
 
     def _holds_lock(self) -> bool:
-        """Whether this is the process that follows; if another one is, that is reported once."""
+        """Whether this process holds the lock of the follower, taking it if it is free.
+
+        Another holder is reported once.
+        """
         if self._lock is not None and not self._lock.is_lost:
             return True
         self._release_lock()
@@ -193,16 +199,16 @@ class Follow:
             lock.close()
 
     def _is_over(self) -> str:
-        """Why nothing is followed any more; empty while it is."""
+        """Why following has to end; empty if it does not."""
         state = self._cutover()
         if state.phase == "complete" or (self._was_under_way and not state.is_under_way):
             return f"the cutover is {state.phase}"
         self._was_under_way = state.is_under_way
         is_late = self._deadline is not None and self._clock() >= self._deadline
-        return "the time that was set is over" if is_late else ""
+        return "the time limit was reached" if is_late else ""
 
     async def _once(self, api: SpectronApi) -> float:
-        """One round or one drain; returns the seconds to pause."""
+        """Run one round or one drain; returns the seconds to pause."""
         if self._clock() < self._round_at and self._rounds.drains_outbox():
             return await self._drain(api)
         pause_s = await self._round(api)
@@ -236,7 +242,8 @@ class Follow:
         rest_s = self._rest(self._round_s, self._read_s)
         if not self._rounds.drains_outbox():
             return rest_s
-        # Drains deliver what is captured and what the round left; only what bypassed the adapter needs another round.
+        # Drains deliver captured results and what the round left over. Another round only has to find writes that
+        # bypassed the adapter.
         next_s = self._settings.settle_s if done.waiting else self._comparing.due_at - self._clock()
         return max(rest_s, next_s)
 
@@ -261,7 +268,7 @@ class Follow:
         except Unreachable as error:
             return self._trouble(error.message, longest_s=STOPPED_S)
         self._busy_since = None
-        if drained is None or drained.unknown:  # no base yet, or only a round finds some results
+        if drained is None or drained.unknown:  # there is no base yet, or some results can only be found by a round
             self._round_at = min(self._round_at, self._clock() + self._rest(self._round_s, self._read_s))
         if drained is None:
             return DRAIN_EVERY_S
@@ -273,7 +280,7 @@ class Follow:
         return DRAIN_EVERY_S
 
     def _busy(self, why: str) -> float:
-        """Report once that replays keep the outbox from being drained; returns the seconds to pause."""
+        """Report, once it lasts, that replays keep the outbox from being drained; returns the seconds to pause."""
         now = self._clock()
         if self._busy_since is None:
             self._busy_since = now
@@ -284,7 +291,7 @@ class Follow:
     def _rest(self, took_s: float, read_s: float) -> float:
         """The pause after a round, short enough that `routing.json` is renewed before it runs out.
 
-        `read_s`: the seconds of the round in which Mem0 was read.
+        `read_s`: how many seconds of the round were spent reading Mem0.
         """
         room = self._settings.max_lag_s - 2.5 * took_s
         if room < 0 and not self._has_warned_slow:
@@ -322,9 +329,9 @@ class Follow:
 
     def _keep(self, ended: str | None = None) -> None:
         if self._lock is None:
-            return  # it is the report of the process that follows
+            return  # only the process that follows writes this report
         last = self._totals.last
-        with suppress(StateUnreachable):  # what it says is then the trouble itself
+        with suppress(StateUnreachable):  # the state's outage is reported as the problem anyway
             report = {
                 "pid": os.getpid(),
                 "host": socket.gethostname(),

@@ -1,4 +1,4 @@
-"""The lines that people see while Mem0 is followed: few, however many rounds and drains there are."""
+"""The lines that people see while Mem0 is followed: few, even if there are many rounds and drains."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from spectron_migrate.records import Reporter, counted, format_time
 DRAINS_EVERY_S = 5.0
 """How often drains are reported."""
 FOLD_S = 600.0
-"""For how long rounds in which nothing happens are reported in one line."""
+"""Rounds in which nothing happens share one line for up to this long."""
 
 
 class FollowLines:
-    """One line for each round in which something happens, and one for all drains of some seconds."""
+    """Shows a line for each round in which something happens, and one for all drains of a few seconds."""
 
     def __init__(self, reporter: Reporter, *, clock: Callable[[], float], now: Callable[[], datetime]) -> None:
         self._reporter = reporter
         self._clock = clock
         self._now = now
         self._round: Round | None = None
-        """The last one."""
+        """The last round."""
         self._rounds = 0
         self._shown: Round | None = None
-        """The round that has the last line."""
+        """The round that the last line is about."""
         self._folded: list[int] = []
-        """Rounds since then, in which nothing happened."""
+        """Rounds since then; nothing happened in them."""
         self._fold_until = float("-inf")
         self._results = 0
-        """Results of drains without a line yet, and what was written of them."""
+        """Results of drains that have no line yet, and how many of them were written."""
         self._written = 0
         self._drains_at = float("-inf")
 
     def show_round(self, done: Round, number: int) -> None:
-        """A line for a round in which something happened; one line for all the others between two of them."""
+        """Show a line for a round in which something happened, and one for all quiet rounds between two such rounds."""
         self._round, self._rounds = done, number
         before = self._shown
         if before is not None and done.quiet and done.shows_same(before):
@@ -55,7 +55,7 @@ class FollowLines:
         self._show_stage()
 
     def unfold(self) -> None:
-        """The line for the rounds in which nothing happened, if there were any: another line follows."""
+        """Show the line for quiet rounds, if there were any, because another line is about to follow."""
         if self._folded:
             first, last = self._folded[0], self._folded[-1]
             which = f"round {first}" if first == last else f"rounds {first:,} to {last:,}"
@@ -63,7 +63,7 @@ class FollowLines:
             self._folded = []
 
     def show_drain(self, drained: Drained) -> bool:
-        """Whether the line for the drains of the last seconds was due; it is shown if they did anything."""
+        """Whether the line about recent drains was due. It is shown only if they did anything."""
         self._results += drained.taken
         self._written += drained.written
         is_due = self._clock() >= self._drains_at
@@ -81,7 +81,7 @@ class FollowLines:
         return is_due
 
     def _show_stage(self) -> None:
-        """What a terminal shows between rounds."""
+        """Show on a terminal what happens between rounds."""
         if self._round is not None:
             self._reporter.stage(
                 f"following: {counted(self._rounds, 'round')}, {counted(self._round.memories, 'memory')} in Mem0,"

@@ -26,7 +26,7 @@ class FollowSummary:
     undecidable: int
     refused: int
     as_of: str | None
-    """What Mem0 held at this time is in Spectron, except for what waits or remains."""
+    """Everything that Mem0 held at this time is in Spectron, except for what waits or remains."""
     ended: str
     """Why it ended."""
     exit_code: ExitCode

@@ -1,6 +1,6 @@
 """Forecast a replay before anything is sent: counts, tokens, time, and what is likely to be superseded.
 
-It reads the scratch copy of the ledger that a dry run planned into; memory use does not grow with the plan.
+Reads the scratch copy of the ledger that a dry run planned into. Memory use does not grow with the plan.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from spectron_migrate.state.store import StateStore
 
 FULL_S = 2.0
 NONE_S = 0.2
-"""Assumed seconds per write where no probe has measured them; Spectron publishes none."""
+"""Seconds per write that are assumed if no probe has measured them. Spectron publishes none."""
 BULK = 20
-"""This many guessed times within one minute look like a bulk edit, which did not change the texts."""
+"""This many guessed times within one minute look like a bulk edit that did not change texts."""
 GUESSED_SHARE = 0.05
 """A scope with a larger share of guessed times is counted in the warning."""
 _USER, _USER_IN_SCOPE, _MINUTE, _CHAIN = "user", "user in scope", "minute", "updates of a memory"
@@ -80,7 +80,7 @@ class Forecast:
     late: int
     rules: list[RuleShare]
     lanes: list[PlannedLane]
-    """The largest lanes, by facts with extraction: those go one after the other inside a lane."""
+    """The lanes with the most facts with extraction, which are sent one after the other within a lane."""
     pace: Pace
     seconds: float
     bound: str
@@ -94,14 +94,14 @@ class Forecast:
     users_in_several_scopes: int
     likeness: Likeness
     updated: int | None
-    """Memories that Mem0 updated, by its own history; None where the dump has none."""
+    """Memories that Mem0 updated, according to its history; None if the dump has no history."""
     longest_chain: int
     labels_left_out: Counter[str]
-    """Labels that memories are written without, by key and reason."""
+    """Labels that were left out, by key and reason."""
 
     @property
     def tokens(self) -> tuple[int, int]:
-        """Tokens of all rules, from and to."""
+        """Tokens of all rules: lower and upper bound."""
         return sum(rule.tokens_low for rule in self.rules), sum(rule.tokens_high for rule in self.rules)
 
     def to_json(self) -> dict[str, Json]:
@@ -205,7 +205,7 @@ def make_forecast(
 
 @dataclass
 class _PlanTotals:
-    """What one pass over the plan adds up; give it each scope's memories together, oldest first."""
+    """Totals of one pass over the plan. Add each scope's memories together, oldest first."""
 
     mapping: ScopeMapping
     counts: ScratchCounts
@@ -262,7 +262,7 @@ class _PlanTotals:
     def _share(self, memory: Memory, infer: str) -> None:
         number = next((number for number, rule in enumerate(self.mapping.rules) if rule.takes(memory)), None)
         if number is None:
-            return  # the memory has no rule any more: Mem0 has changed it since this text was planned
+            return  # no rule takes the memory any more, because Mem0 has changed it since this text was planned
         low, high = estimate_tokens(memory.memory, infer)
         share = self.rules[number]
         share.memories += 1
@@ -273,7 +273,7 @@ class _PlanTotals:
 
 
 def _lanes(ledger: Ledger, number: int) -> tuple[list[PlannedLane], int, int]:
-    """The largest lanes, and how many facts of all lanes are with and without extraction."""
+    """The largest lanes, and how many facts all lanes have with and without extraction."""
     largest: list[PlannedLane] = []
     full = none = 0
     for lane in planned.planned_lanes(ledger, number):
@@ -302,7 +302,7 @@ def _time(lanes: list[PlannedLane], full: int, none: int, sessions: int, pace: P
 
 
 def _update_chains(counts: ScratchCounts, dump: Dump) -> tuple[int | None, int]:
-    """How many memories Mem0 updated, and the most updates of one, by its history; None without a history."""
+    """How many memories Mem0 updated, and the most updates of one memory, by its history; None without a history."""
     any_history = False
     for row in dump.history():
         any_history = True

@@ -1,4 +1,4 @@
-"""How a replay joins others that deliver from the same ledger, and how it comes back after it lost the ledger."""
+"""How a replay joins others that deliver from the same ledger, and how it reconnects to a ledger that it lost."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ async def open_ledger(
     check_interrupted: Callable[[], None],
     sleep: Sleep,
 ) -> Ledger:
-    """The ledger, as its only writer or as one of several processes; waits while another one plans.
+    """Open the ledger as its only writer, or as one of several; waits while another process plans.
 
-    Raises LedgerLocked where another command writes it.
+    Raises LedgerLocked if another command writes it.
     """
     ledger = await asyncio.to_thread(Ledger.open_for_delivery, state, lost=lost)
     workers = ledger.workers
@@ -45,7 +45,7 @@ async def open_ledger(
         is_announced = False
         while not workers.try_join():
             if not is_announced:
-                reporter.info(f"waits for {workers.planner()}, which plans")
+                reporter.info(f"waiting for {workers.planner()} to finish planning")
                 is_announced = True
             check_interrupted()
             await sleep(ASK_AGAIN_S)
@@ -56,7 +56,7 @@ async def open_ledger(
 
 
 def begin_together(ledger: Ledger, workers: Workers, options: ReplayOptions) -> None:
-    """Begin a run that others may join: nobody plans any more until all of them have ended."""
+    """Begin a run that others may join: nobody plans again until all of them have ended."""
     workers.prepare()
     workers.set_terms(options.terms, sends=options.limit, tokens=options.max_tokens)
     with ledger.transaction():
@@ -75,11 +75,11 @@ async def open_again(
     sleep: Sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Ledger:
-    """The ledger in place of one whose connection was lost, to go on with the plan of this number.
+    """Reopen a ledger whose connection was lost, to go on with this plan.
 
-    What was in flight is in doubt, and belongs to whoever takes its lane first. Raises Unreachable after a minute,
-    InputError where the database has forgotten something, LedgerLocked where another plan was made meanwhile, and
-    NotLegal or WrongLedger where another command began what it has to finish first.
+    What was in flight is in doubt; the process that takes its lane first decides it. Raises Unreachable after a minute,
+    InputError if the database has forgotten something, LedgerLocked if another plan was made in the meantime, and
+    NotLegal or WrongLedger if another command began something that must be finished first.
     """
     began = clock()
     reporter.warn(f"the connection to {lost.path} was lost: trying to reach it again")
@@ -102,13 +102,13 @@ async def open_again(
 
 
 def _go_on(ledger: Ledger, number: int, terms: Mapping[str, Json]) -> None:
-    """Join the others again, or be the first of them."""
+    """Join the others again, or become the first of them."""
     workers, last = ledger.workers, plan.last_plan(ledger)
     assert workers is not None  # noqa: S101 - only a connection can be lost
     if last is None or last[0] != number:
-        raise LedgerLocked("another process has planned anew meanwhile", hint="run it again: it goes on")
+        raise LedgerLocked("another process has made a new plan in the meantime", hint="run it again: it continues")
     workers.check_terms(terms)
-    refuse_half_erased(ledger)  # while nobody held the lock, anybody may have written the ledger
+    refuse_half_erased(ledger)  # anybody may have written the ledger while nobody held the lock
     refuse_half_adopted(ledger)
     if workers.is_alone:
         with ledger.transaction():
@@ -117,11 +117,11 @@ def _go_on(ledger: Ledger, number: int, terms: Mapping[str, Json]) -> None:
 
 
 def planned_number(ledger: Ledger, mapping: ScopeMapping, *, context: str, fingerprint: str | None) -> int:
-    """The plan of the ledger, for a process without a dump, or one that joins others.
+    """The number of the ledger's plan, for a process without a dump, or one that joins others.
 
-    `fingerprint`: what it would plan itself; None without a dump. Raises InputError where there is no plan or the
-    mapping is another one, WrongLedger for another context, LedgerLocked where others deliver another plan, and
-    NotLegal while an erase is unfinished.
+    `fingerprint`: of the plan that this process would make; None without a dump. Raises InputError if there is no plan
+    or if it was made with another mapping, WrongLedger for another context, LedgerLocked if others deliver another
+    plan, and NotLegal while an erase is unfinished.
     """
     refuse_half_erased(ledger)
     migration, last = ledger.migration(), plan.last_plan(ledger)

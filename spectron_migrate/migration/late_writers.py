@@ -1,4 +1,4 @@
-"""Writers that go on with Mem0 after `cutover complete`: what they left there, and how it comes to Spectron.
+"""Late writers go on writing to Mem0 after `cutover complete`. Finds what they left there and brings it to Spectron.
 
 A host that never read the routing, or a job that nobody thought of, writes to Mem0 as before. `read_late_writes` finds
 what is newer there than in the ledger; `bring_late_writes` delivers it as late memories. Once a cutover is
@@ -42,7 +42,7 @@ async def bring_late_writes(
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> tuple[Round, LateWrites]:
-    """Deliver what is newer in Mem0 than in the ledger, as late memories; then read Mem0 again for what is left.
+    """Deliver what is newer in Mem0 than in the ledger, as late memories. Then read Mem0 again to see what is left.
 
     Hold `round_lock` meanwhile. Raises NotLegal before `complete`, and what a round raises.
     """

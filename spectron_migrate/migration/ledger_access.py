@@ -22,7 +22,7 @@ LOCK_FILE = "round.lock"
 async def round_lock(
     state: Path | StateStore, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, patience_s: float
 ) -> AsyncIterator[None]:
-    """Keep every other process from a round; raises LedgerLocked naming who had it for `patience_s` seconds."""
+    """Keep other processes from running a round. Raises LedgerLocked, naming the holder, after `patience_s` seconds."""
     store = store_at(state)
     store.prepare()
     waited, pause_s = 0.0, 0.1
@@ -41,8 +41,9 @@ async def round_lock(
 def follow_lock(state: Path | StateStore) -> Lock | None:
     """Take the lock of the process that follows.
 
-    If another process follows: None where that may be on another host, so that this one can take over when it ends;
-    in a directory raises LedgerLocked, naming it.
+    If another process holds it and the state is in a directory, raises LedgerLocked, naming that process. With the
+    state in a database the other one may be on another host: then returns None, so that the caller can take over when
+    it ends.
     """
     store = store_at(state)
     lock = store.try_lock(FOLLOW_LOCK)

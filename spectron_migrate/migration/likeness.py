@@ -1,10 +1,10 @@
 """Finds memories of one scope that are likely to contradict each other, by a stated measure of their texts.
 
 Two texts are compared in lower case, without a leading "the user" and with their words in alphabetical order, by
-rapidfuzz's ratio: twice the letters that they share in order, over all letters of both, in percent. From `ALIKE` on,
-two different texts count as likely to contradict each other ("Prefers vegetarian food", "Prefers vegan food"). The
-measure sees words, not meaning: it misses "Lives in Oslo" and "Moved to Rome", and it reports "likes tea" and "likes
-tea with milk". The server alone decides what supersedes what.
+rapidfuzz's ratio: twice the letters that they share in order, over all letters of both, in percent. Two different texts
+with `ALIKE` percent or more count as likely to contradict each other ("Prefers vegetarian food", "Prefers vegan food").
+The measure sees words, not meaning: it misses "Lives in Oslo" and "Moved to Rome", and it reports "likes tea" and
+"likes tea with milk". The server alone decides what supersedes what.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from spectron_migrate.records import selector_of
 
 ALIKE = 60
-"""Percent. On the memories of `rehearse` it finds 6 corrections and 1 pair that is not one."""
+"""Percent. On the memories of `rehearse` this finds 6 corrections, and 1 pair that is no correction."""
 NEWEST = 100
-"""How many memories of a scope are compared with each other, the newest ones."""
+"""How many of the newest memories of a scope are compared with each other."""
 MOST_PAIRS = 10_000_000
-"""Pairs that are compared in total, so that a plan of a million memories takes seconds."""
+"""The most pairs that are compared in total, so that a plan of a million memories takes seconds."""
 EXAMPLES = 100
 _WORD = re.compile(r"\w+")
 _NOBODY = {"the", "user", "users", "s"}
@@ -40,14 +40,14 @@ class LikelyPair:
 
     @property
     def scope_path(self) -> str:
-        """The path alone where there is just one, else the selector."""
+        """The path, if there is just one; else the selector."""
         selector = selector_of(self.scope)
         return selector[0][0] if len(selector) == 1 and len(selector[0]) == 1 else self.scope
 
 
 @dataclass
 class Likeness:
-    """Compares the memories of one scope after the other, each scope's oldest first."""
+    """Compares memories scope by scope, each scope's oldest first."""
 
     contradicting: int = 0
     """Memories that are likely to contradict an older one of their scope."""
@@ -58,7 +58,7 @@ class Likeness:
     scopes: int = 0
     """Scopes with contradicting or repeated memories."""
     pairs: list[LikelyPair] = field(default_factory=list)
-    """The first pairs, each newer memory with the most similar older one."""
+    """The first pairs found: a newer memory and the older one that is most similar to it."""
     _scope: str = ""
     _window: deque[tuple[str, str, str]] = field(default_factory=lambda: deque(maxlen=NEWEST))
     _budget: int = MOST_PAIRS
@@ -102,7 +102,7 @@ class Likeness:
 
 
 def words(text: str) -> str:
-    """The words of a text in the form in which they are compared."""
+    """The words of a text as they are compared: in lower case and sorted."""
     found = _WORD.findall(text[:2000].casefold())
     start = next((position for position, word in enumerate(found) if word not in _NOBODY), 0)
     return " ".join(sorted(found[start:]))

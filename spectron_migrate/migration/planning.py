@@ -46,7 +46,7 @@ class Planned:
 
     id: int
     merged: bool
-    """False where the same dump, mapping and filters were planned before, so the dump was not read again."""
+    """False if the same dump, mapping and filters were planned before, so that the dump was not read again."""
 
 
 def make_plan(
@@ -65,9 +65,9 @@ def make_plan(
 ) -> Planned:
     """Merge the memories that pass the filters into the ledger, in one transaction.
 
-    With `changes`, only what changed and has settled is merged, into the existing plan. `deletions`: whether to plan
-    that Mem0 no longer has a memory. `check_interrupted` is called for each memory and may raise. `choices`: what a
-    person says of the text of pending memories, by Mem0 id.
+    With `changes`, only what changed and has settled is merged, into the existing plan. `deletions`: whether memories
+    that Mem0 no longer has get tombstones. `check_interrupted` is called for each memory and may raise. `choices`: what
+    a person says of the text of pending memories, by Mem0 id.
 
     Raises WrongLedger for a ledger of another context or source, and InputError for memories without a rule, for
     a changed mapping that would move what was sent already, and for choices about memories that are not pending; then
@@ -114,9 +114,9 @@ def make_plan(
 def find_unchanged_plan(
     ledger: Ledger, dump: Dump, mapping: ScopeMapping, filters: Filters, *, context: str
 ) -> Planned | None:
-    """The plan of this dump, mapping and filters, if `make_plan` would change nothing; then it can be read in place.
+    """The plan of this dump, mapping and filters, if `make_plan` would change nothing, so that it can be read in place.
 
-    None where it may change something, as where captured writes are in the ledger.
+    None if it might change something, for instance if the ledger has captured writes.
     """
     migration, last = ledger.migration(), plan.last_plan(ledger)
     if migration is None or (migration.context, migration.source) != (context, dump.source.identity):
@@ -127,7 +127,7 @@ def find_unchanged_plan(
 
 
 def fingerprint_of(dump: Dump, mapping: ScopeMapping, filters: Filters) -> str:
-    """What a plan is made from."""
+    """A fingerprint of the inputs of a plan."""
     return digest(dump.digest, mapping.digest, *_filter_parts(filters))
 
 
@@ -162,15 +162,15 @@ def _unchanged_plan(
     *,
     deletions: bool,
 ) -> int | None:
-    """The number of the last plan, if it is of this very dump, mapping and filters; None if another one is needed.
+    """The number of the last plan, if it was made from this very dump, mapping and filters; None if not.
 
-    Either way the last plan learns of this scan: memories that only captures brought may be gone by now.
+    In either case, memories that only captures brought and that this scan does not show get tombstones.
     """
     last = plan.last_plan(ledger)
     if last is None:
         return None
     number = plan.keep_scan(ledger, scan)
-    # A scan of some users says nothing of the others, although the dump was read whole before.
+    # A scan of some users says nothing about the others, even if the dump was read whole before.
     if deletions and dump.complete and dump.whole and not dump.manifest.filters:
         _tombstone_unseen_captures(merge_into(last[0]), ledger, dump)
         if plan.follows_another_dump(ledger, number):
@@ -182,7 +182,7 @@ def _unchanged_plan(
 def _begin_plan(
     ledger: Ledger, scan: plan.ScanRow, fingerprint: str, mapping: ScopeMapping, changes: Changes | None, *, now: str
 ) -> int:
-    """The number of the plan to merge into: a new one, or the last one if `changes` go on with it."""
+    """The number of the plan to merge into: a new one, or the last one if `changes` continue it."""
     continued = changes.continue_plan(ledger, scan, mapping_digest=mapping.digest) if changes is not None else None
     return plan.begin_plan(ledger, scan, fingerprint, now) if continued is None else continued
 
@@ -190,7 +190,7 @@ def _begin_plan(
 def _merge_tombstones(
     merge: Merge, ledger: Ledger, dump: Dump, filters: Filters, changes: Changes | None = None
 ) -> None:
-    """Plan that Mem0 no longer has memories: all that the dump says are gone, or those of `changes` alone."""
+    """Give tombstones to memories that Mem0 no longer has: all that are gone from the dump, or those in `changes`."""
     only = changes.only if changes is not None else None
     gone = dump.tombstones if only is None else [mem0_id for mem0_id, memory in only.items() if memory is None]
     for mem0_id in gone:
@@ -205,7 +205,7 @@ def _merge_tombstones(
 def _timed_memories(
     dump: Dump, mapping: ScopeMapping, only: Mapping[str, Memory | None] | None = None
 ) -> Iterator[Memory]:
-    """The memories of the dump, or `only` some, each with the time that the mapping's `text_at` chooses."""
+    """All memories of the dump, or `only` these, each with the time that the mapping's `text_at` chooses."""
     imported = dump.manifest.imported
     memories = dump.memories() if only is None else (memory for memory in only.values() if memory is not None)
     return (with_text_at(memory, mapping.text_at, imported=imported) for memory in memories)
@@ -271,7 +271,10 @@ def _apply_choices(
     *,
     now: str,
 ) -> None:
-    """Plan, or leave out, what a person decided; raises InputError naming every memory that is not pending."""
+    """Plan or leave out the texts that a person decided about.
+
+    Raises InputError naming every memory that is not pending.
+    """
     wrong = []
     for mem0_id, answer in choices.items():
         found = pending.find_pending(ledger, mem0_id)
@@ -294,10 +297,10 @@ def _apply_choices(
 
 
 def _tombstone_unseen_captures(merge: Merge, ledger: Ledger, dump: Dump) -> None:
-    """Tombstone the memories that adapters captured before this complete scan, and that it does not show.
+    """Tombstone memories that adapters captured before this complete scan and that it does not show.
 
-    A call that no adapter captured has deleted them. They need this, because no dump ever held them: tombstones of
-    a dump are for memories that an earlier dump held.
+    A call that no adapter captured must have deleted them. The dump has no tombstones for them, because no earlier dump
+    ever held them.
     """
     if dump.began is None:
         return
@@ -309,10 +312,10 @@ def _tombstone_unseen_captures(merge: Merge, ledger: Ledger, dump: Dump) -> None
 
 
 def _tombstone_unseen(merge: Merge, ledger: Ledger, dump: Dump) -> None:
-    """Tombstone the memories that another dump showed before this complete scan began, and that it does not show.
+    """Tombstone memories that another dump showed before this complete scan began and that it does not show.
 
-    Whoever follows in the place of a process on another host has a dump of its own, which never held what was deleted
-    in between.
+    A follower that takes over from one on another host has a dump of its own, which never held what was deleted in
+    between.
     """
     if dump.began is None:
         return
@@ -326,9 +329,9 @@ def _tombstone_unseen(merge: Merge, ledger: Ledger, dump: Dump) -> None:
 
 
 def _check_sent_memories(ledger: Ledger, mapping: ScopeMapping) -> None:
-    """Check every sent memory against a changed mapping, whatever the filters: none may change its scope.
+    """Check every sent memory, whatever the filters, against a changed mapping: none may change its scope.
 
-    Each moves to the lane that the new mapping gives it, so that the order of the lane holds.
+    Each moves to the lane that the new mapping gives it, so that the lane stays in order.
     """
     moves = []
     for each in plan.sent(ledger):
@@ -344,7 +347,7 @@ def _check_sent_memories(ledger: Ledger, mapping: ScopeMapping) -> None:
 
 
 def _refuse_moves(changes: list[plan.ScopeChange]) -> None:
-    """Raises InputError for memories that would be in two scopes."""
+    """Raise InputError if memories would be in two scopes."""
     if not changes:
         return
     named = [f"memory {one.mem0_id} was sent to {one.sent_to}, now {one.now}" for one in changes[:NAMED]]

@@ -1,4 +1,4 @@
-"""What planning says of filters, of rows that it leaves out, and of a plan that leaves something behind."""
+"""Warnings of planning: about filters, about rows that are left out, and about what a plan leaves behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from spectron_migrate.records import (
 
 
 def warn_before_planning(ledger: Ledger, dump: Dump, filters: Filters, reporter: Reporter) -> None:
-    """Warn about filters and rows that plan nothing; raises InputError, or NotLegal while an erase is unfinished."""
+    """Warn about filters and rows that select nothing; raises InputError, or NotLegal while an erase is unfinished."""
     _check_filters(ledger, filters, dump, reporter)
     _warn_skipped(dump, reporter)
     refuse_half_erased(ledger)
@@ -34,7 +34,7 @@ def warn_before_planning(ledger: Ledger, dump: Dump, filters: Filters, reporter:
 def warn_left_behind(
     ledger: Ledger, number: int, dump: Dump, mapping: ScopeMapping, filters: Filters, *, now: str, reporter: Reporter
 ) -> None:
-    """Warn about older memories of a lane that the filters leave out, because they will be late."""
+    """Warn if the filters leave out older memories of a lane, because those will be late."""
     left = 0
     for given in dump.memories():
         if filters.admits(given):
@@ -52,7 +52,7 @@ def warn_left_behind(
 
 
 def warn_merged(ledger: Ledger, number: int, merge: Merge, notes: TimeNotes, reporter: Reporter) -> None:
-    """Warn about what the finished plan leaves where it is, leaves out, or dates by a guess."""
+    """Warn about memories that the finished plan does not move, leaves out, or dates by a guess."""
     if merge.moved:
         moved = counted(merge.moved, "memory is", "memories are")
         reporter.warn(f"{moved} in another scope in Mem0 now: what was sent stays where it is")
@@ -61,7 +61,7 @@ def warn_merged(ledger: Ledger, number: int, merge: Merge, notes: TimeNotes, rep
 
 
 def _check_filters(ledger: Ledger, filters: Filters, dump: Dump, reporter: Reporter) -> None:
-    """Raises InputError if neither the dump nor the ledger has a memory of these owners; warns of users without one."""
+    """Raise InputError if neither dump nor ledger has a memory of these owners; warn about users without one."""
     unknown = sorted(filters.users - dump.manifest.users.keys())
     if set(unknown) == filters.users or filters.agents or filters.runs:
         seen = OwnersSeen(filters).look(dump.memories())
@@ -72,7 +72,7 @@ def _check_filters(ledger: Ledger, filters: Filters, dump: Dump, reporter: Repor
 
 
 def _warn_skipped(dump: Dump, reporter: Reporter) -> None:
-    """Name the rows that the dump left out although they had content; of raw files, every row that is no memory."""
+    """Name the rows with content that the dump left out; for raw files, every row that is no memory."""
     for note in dump.notes:
         reporter.warn(note)
     left_out = list(islice(dump.skipped if dump.raw else dump.left_out, NAMED))
@@ -84,7 +84,10 @@ def _warn_skipped(dump: Dump, reporter: Reporter) -> None:
 
 
 def refuse_half_erased(ledger: Ledger) -> None:
-    """Raises NotLegal: a call to erase that was cut off may still arrive, and would take what is written meanwhile."""
+    """Raise NotLegal while an erase is unfinished.
+
+    Its request may still arrive, and would erase what is written now.
+    """
     halted = erases.unfinished(ledger)
     if halted:
         raise NotLegal(

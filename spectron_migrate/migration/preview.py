@@ -1,7 +1,7 @@
-"""What Spectron would make of some memories of a plan, before anything is stored (`infer: preview`).
+"""Shows what Spectron would make of some memories of a plan, before anything is stored (`infer: preview`).
 
-The memories are spread over users. A preview names the scopes of its memory where they are registered; where they are
-not, it names none, because registering one would store something, and corrects nothing, because nothing is there yet.
+The memories are spread over users. If the scopes of a memory are registered, its preview names them. If not, it names
+none, because registering one would store something; such a preview shows no corrections, because nothing is there yet.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class PreviewRow:
     relations: tuple[str, ...]
     corrections: tuple[str, ...]
     tokens: int
-    """As the server says, else estimated at the upper end: what a replay counts for this memory."""
+    """As the server reports, or else the upper estimate: what a replay counts for this memory."""
     tokens_stated: bool
     refused: str = ""
 
     @property
     def gives_nothing(self) -> bool:
-        """Whether the text would be stored without a single fact."""
+        """Whether the text would be stored without any fact."""
         return not (self.refused or self.entities or self.attributes or self.relations)
 
     def to_json(self) -> dict[str, Json]:
@@ -64,9 +64,9 @@ class PreviewRow:
 
 
 def _line(points: Sequence[tuple[int, int]]) -> tuple[float, float, float, float]:
-    """The straight line nearest to some points (least squares).
+    """Fit a straight line to points by least squares.
 
-    Gives the mean of x, the sum of its squared deviations, the slope, and the variance of y around the line.
+    Returns the mean of x, the sum of its squared deviations, the slope, and the variance of y around the line.
     """
     n = len(points)
     x_mean, y_mean = sum(x for x, _ in points) / n, sum(y for _, y in points) / n
@@ -78,23 +78,23 @@ def _line(points: Sequence[tuple[int, int]]) -> tuple[float, float, float, float
 
 @dataclass(frozen=True, slots=True)
 class PreviewSummary:
-    """What a preview showed, and what it says about all memories of the plan."""
+    """The result of a preview, with an estimate for all memories of the plan."""
 
     rows: tuple[PreviewRow, ...]
     of: int
     """Memories of the plan that would be sent with extraction."""
     users: int
-    """How many users the previewed memories are of."""
+    """How many users the previewed memories belong to."""
     without_scope: int
     """Previews of memories whose scopes are not registered yet."""
     estimated: tuple[int, int]
-    """Tokens of all memories by their texts alone, from and to."""
+    """Tokens of all memories, estimated from their texts alone: lower and upper bound."""
     letters: int
-    """Of the texts of all memories together."""
+    """Total length of the texts of all memories, in characters."""
 
     @property
     def taken(self) -> list[PreviewRow]:
-        """The memories that Spectron took."""
+        """The memories that Spectron accepted."""
         return [row for row in self.rows if not row.refused]
 
     @property
@@ -104,15 +104,15 @@ class PreviewSummary:
 
     @property
     def is_stated(self) -> bool:
-        """Whether the server says what each preview cost."""
+        """Whether the server reported what each preview cost."""
         return bool(self.taken) and all(row.tokens_stated for row in self.taken)
 
     def extrapolated(self) -> tuple[int, int, int]:
-        """Tokens of all memories: the estimate, from and to.
+        """Tokens of all memories: the estimate, with lower and upper bound.
 
-        Where the server says what a preview cost, a straight line through cost and length of text predicts the other
-        memories, whose lengths are known; the interval is at 95 %, however the memories were chosen. Else only the
-        estimate is known: its upper end, and both ends.
+        If the server reports what a preview cost, a straight line through cost and length of text predicts the cost of
+        the other memories, whose lengths are known, with a 95 % interval. Otherwise the estimate is the upper bound,
+        and both bounds come from the lengths of the texts.
         """
         estimated_low, estimated_high = self.estimated
         if not self.is_stated:
@@ -121,7 +121,7 @@ class PreviewSummary:
         rest = self.of - n
         if rest <= 0:
             return (self.tokens,) * 3
-        if n < 3:  # nothing says how costs differ
+        if n < 3:  # too few points to know how much costs vary
             total = self.tokens / n * self.of
             return round(total), self.tokens, round(3 * total)
         middle, spread, slope, left_over = _line([(len(row.text), row.tokens) for row in costs])
@@ -159,7 +159,7 @@ async def preview_plan(
 ) -> PreviewSummary:
     """Plan on a copy of the ledger and preview `most` memories; changes nothing, here or on the server.
 
-    Raises NotLegal where the server stores instead of previewing: then one memory may be there, and no more is sent.
+    Raises NotLegal if the server stores instead of previewing; then one memory may be stored, and no more are sent.
     """
     with Ledger.scratch_copy(state) as ledger:
         planned = make_plan(ledger, dump, mapping, filters, context=api.context, now=now, reporter=reporter)
@@ -177,16 +177,16 @@ async def preview_plan(
             reporter.advance(1)
             return row
 
-    # Alone first: a server that stores what it should preview stores one memory, not four.
+    # One alone first, so that a server that stores instead of previewing stores one memory, not four.
     rows = [await ask(memory, body) for memory, body in list(zip(chosen, bodies, strict=True))[:1]]
     rows += await asyncio.gather(*map(ask, chosen[1:], bodies[1:]))
     return PreviewSummary(tuple(rows), of, users, sum("scopes" not in body for body in bodies), estimated, letters)
 
 
 def _choose(ledger: Ledger, number: int, most: int) -> tuple[list[Memory], int, int, tuple[int, int], int]:
-    """Memories with extraction, as even over owners as can be, and of how many owners they are.
+    """Choose memories with extraction, spread evenly over owners; also returns how many owners they have.
 
-    Of all with extraction: how many there are, their tokens by estimate, and their letters.
+    For all memories with extraction: their number, their estimated tokens, and their length in characters.
     """
     counts: Counter[str] = Counter()
     low = high = letters = 0
@@ -198,7 +198,7 @@ def _choose(ledger: Ledger, number: int, most: int) -> tuple[list[Memory], int, 
     owners = heapq.nsmallest(most, counts, key=_lot)
     share, left = divmod(most, len(owners)) if owners else (0, 0)
     wanted = {owner: share + (place < left) for place, owner in enumerate(owners)}
-    for owner in owners:  # what one owner cannot give, the next ones do
+    for owner in owners:  # if an owner has too few memories, later owners make up for it
         spare = max(0, wanted[owner] - counts[owner])
         wanted[owner] -= spare
         for other in owners:
@@ -218,7 +218,7 @@ def _choose(ledger: Ledger, number: int, most: int) -> tuple[list[Memory], int, 
 
 
 def _lot(text: str) -> int:
-    """The place of a text in a random order that is always the same."""
+    """The position of a text in a random but fixed order."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
@@ -280,7 +280,7 @@ def _rows(extraction: dict[str, Any], name: str) -> Sequence[dict[str, Any]]:
 
 
 def describe(summary: PreviewSummary) -> str:
-    """One sentence: how many of how many, of how many users."""
+    """One sentence: how many memories of how many, from how many users."""
     if not summary.of:
         return "nothing to preview, because no memory with extraction is left to write"
     n, users = counted(len(summary.rows), "memory"), counted(summary.users, "user")

@@ -1,4 +1,4 @@
-"""Brings the dump up to date for a round: by reading all of Mem0, what changed there, or nothing."""
+"""Brings the dump up to date for a round, by reading all of Mem0, or what changed there, or nothing."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ class Reading:
     memories: int
     new: int = 0
     changed: int = 0
-    """With another text."""
+    """Memories with another text."""
     touched: int = 0
     deleted: int = 0
     returned: int = 0
     missed: int = 0
-    """Changes that earlier readings of what changed had not found."""
+    """Changes that earlier rounds, which read only what changed, had missed."""
     was_read: bool = True
     """False: nothing at all has changed, so no row was read."""
     only: Mapping[str, Memory | None] | None = None
-    """The memories that changed, None for one that is gone; None where all of Mem0 was read."""
+    """The memories that changed, by id, with None for one that is gone. None if all of Mem0 was read."""
     digest: str | None = None
-    """Of the dump that it left."""
+    """Digest of the dump after this reading."""
     previous: str | None = None
-    """Digest of the dump that the numbers above compare with; `digest` where nothing was read."""
+    """Digest of the dump before this reading, with which the numbers above compare; `digest` if nothing was read."""
     seconds: float = 0.0
     """How long it took."""
 
     @classmethod
     def of(cls, summary: ExportSummary, manifest: Manifest | None, *, missed: int) -> Reading:
-        """All of Mem0 was read. `manifest`: the dump's, read afterwards."""
+        """The result of reading all of Mem0. `manifest`: that of the dump, after the reading."""
         return cls(
             digest=manifest.digest if manifest is not None else None,
             previous=manifest.previous if manifest is not None else None,
@@ -81,15 +81,15 @@ class Reading:
 
 @dataclass(slots=True)
 class _Known:
-    """What is known since all of Mem0 was read: the dump holds it, as of the mark and of the last changes."""
+    """What is known since all of Mem0 was read: the dump holds Mem0 as of this mark and these last changes."""
 
     fence: str | None
     mark: str | None = None
-    """Of Mem0's state; None if it has none."""
+    """The state mark of Mem0; None if it has none."""
     changes: ChangesReader | None = None
     writer: ChangesWriter | None = None
     digest: str = ""
-    """Of the dump."""
+    """Digest of the dump."""
 
     def close(self) -> None:
         for each in (self.changes, self.writer):
@@ -119,26 +119,26 @@ class Mem0Reading:
         self._now = now
         self._known: _Known | None = None
         self._is_trusted = True
-        """Whether nothing was missed so far."""
+        """False once a change was missed: from then on every round reads everything."""
 
     @property
     def reads_changes(self) -> bool:
-        """Whether the next reading may be of what changed alone."""
+        """Whether the next reading may read only what changed."""
         return self._known is not None and self._known.changes is not None
 
     async def read(self) -> Reading:
         """Read all of Mem0; raises Incomplete if something of it is known to be missing.
 
-        Where completeness is not provable, no deletion is carried over, and the gate `base` holds until it is accepted.
+        If completeness cannot be proven, no deletion is carried over, and the gate `base` holds until it is accepted.
         """
         return await asyncio.to_thread(self._read_all)
 
     async def read_if_changed(self) -> Reading:
-        """Read of Mem0 what changed, or nothing, if that is certain to be all; else read all of it."""
+        """Read only what changed in Mem0, or nothing, if that is certain to be enough; else read all of it."""
         return await asyncio.to_thread(self._read_changes) or await self.read()
 
     def close(self) -> None:
-        """Close what is kept from one reading to the next."""
+        """Close the readers and files that are kept from one reading to the next."""
         self._forget()
 
     def _read_all(self) -> Reading:
@@ -178,7 +178,7 @@ class Mem0Reading:
         return reading
 
     def _read_changes(self) -> Reading | None:
-        """None if all has to be read."""
+        """Read only what changed; None if everything has to be read."""
         manifest, known = read_manifest(self._dump), self._known
         if manifest is None or known is None or (known.digest, known.fence) != (manifest.digest, self._fence()):
             return None
@@ -203,7 +203,7 @@ class Mem0Reading:
             return None
         began = self._now()
         if known.fence != self._fence():
-            return None  # the cutover began just now: only a whole reading after its start is the base dump
+            return None  # the cutover has just begun, and only a whole reading after its start can be the base dump
         changed = known.changes.changed(now=began)
         if changed is None:
             return None
@@ -217,15 +217,15 @@ class Mem0Reading:
             began=began,
             ended=self._now,
         )
-        if laid is None:  # what was found is in no dump, and would not be found a second time
+        if laid is None:  # the changes that were read are in no dump, and would not be found again
             known.changes.close()
             known.changes = None
         return laid
 
     def _missed(self, known: _Known | None, summary: ExportSummary, *, looked_same: bool) -> int:
-        """How much of what the reading found neither the mark nor a reading of what changed would have shown.
+        """How many changes this whole reading found that earlier rounds should have found.
 
-        A memory that expires is touched although the store does not change, so that does not count.
+        A memory that expires is touched although the store does not change, so it does not count.
         """
         count = summary.new + summary.changed_text + summary.deleted + len(summary.returned)
         if known is None or not count:
@@ -246,7 +246,7 @@ class Mem0Reading:
         return self._state_mark(int(self._now().timestamp() * 1e9)) if self._is_trusted else None
 
     def _scan(self, found: _Known) -> ExportSummary:
-        """Read all of Mem0; what reads its changes from then on is put into `found`."""
+        """Read all of Mem0, and put the reader of later changes into `found`."""
 
         def keep(writer: ChangesWriter | None) -> None:
             found.writer = writer

@@ -1,6 +1,6 @@
-"""Reconciling: compare all of Mem0 with the ledger, memory by memory, until two readings in a row agree.
+"""Reconciling: compares all of Mem0 with the ledger, memory by memory, until two readings in a row agree.
 
-This is what makes following a guarantee: any write to Mem0, by whatever way, is in what is compared.
+This is what turns following into a guarantee: the comparison finds every write to Mem0, however it was made.
 """
 
 from __future__ import annotations
@@ -24,30 +24,33 @@ from spectron_migrate.state.store import StateStore, read_object, write_object
 STATE_FILE = "reconciled.json"
 IN_A_ROW = 2
 MOST_ROUNDS = 8
-"""Rounds after which reconciling gives up on writers that never pause."""
+"""After this many rounds reconciling gives up, because some writers never pause."""
 MOST_AGED = 0.5
-"""Share of `max_lag` after which the last comparison is followed by a round that reads only what changed since."""
+"""If the last comparison took more than this share of `max_lag`, a round that reads only later changes follows it."""
 QUIET_PAUSE_S = 5.0
-"""The least time between the two readings that prove that Mem0 stood still, whatever `settle` is.
+"""The least time between the two readings that prove that Mem0 stood still, whatever `settle` says.
 
-Two readings of a small store take milliseconds. An application that writes every second would fit its writes around
-both, and between an adapter's last look at the routing (0.5 s) and the end of its call to Mem0 some seconds pass.
+Two readings of a small store take milliseconds. An application that writes every second might write before and after
+both. And a call to Mem0 may end some seconds after its adapter last looked at the routing, which it does every 0.5 s.
 """
 FOLLOWER_PATIENCE_S = 120.0
 FOLLOWER_LOOK_S = 0.5
-"""How long, and how often, the process that follows is looked at until its round has ended."""
+"""How long, and at what interval, to wait for the process that follows to end its round."""
 HELD_EVERY_S = 5.0
 HELD_PATIENCE_S = 960.0
-"""How often, and for how long, lanes held by doubt are tried again; after 15 minutes time decides them."""
+"""At what interval, and for how long, lanes held by doubt are tried again.
+
+After 15 minutes any doubt can be decided.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """The result of the last readings."""
+    """The result of the last comparisons."""
 
     agree: bool
     quiet: bool
-    """Nothing changed in Mem0 meanwhile, and nothing waits; `complete` needs this."""
+    """Nothing changed in Mem0 in between, and nothing waits to settle; `complete` requires this."""
     began: str
     """When the first of the agreeing scans began."""
     ended: str
@@ -63,26 +66,26 @@ class Reconciled:
 
 
 class Compared(Protocol):
-    """What a comparison shows: that of a round, or one beside the rounds."""
+    """The result of one comparison, made in a round or beside the rounds."""
 
     @property
     def as_of(self) -> str:
-        """What Mem0 held at this time was compared."""
+        """The time as of which Mem0 was compared."""
 
     @property
     def compared(self) -> Differences | None:
-        """None if the round did not compare."""
+        """The differences; None if the round did not compare."""
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing changed in Mem0 meanwhile, and nothing waits."""
+        """Whether nothing changed in Mem0 during the comparison, and nothing waits."""
 
 
 class Agreement:
     """Counts comparisons in a row in which Mem0 and the ledger agree."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        """`quiet`: only those count in which nothing changed in Mem0."""
+        """`quiet`: count only comparisons during which nothing changed in Mem0."""
         self._want_quiet = quiet
         self._row: list[Compared] = []
         self._rounds = 0
@@ -124,7 +127,7 @@ async def reconcile(
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Reconciled:
-    """Run rounds that compare until two in a row agree, or too many did not; writes the result for the gates.
+    """Run rounds that compare until two in a row agree or too many have not; writes the result for the gates.
 
     `quiet`: also wait until young memories have settled and nothing changes any more. Hold `round_lock` meanwhile.
     Raises what a round raises.
@@ -170,8 +173,8 @@ async def reconcile_beside(
 ) -> Reconciled | None:
     """Compare all of Mem0 twice beside the rounds of the process that follows; writes the result if both agree.
 
-    None if it has to be done in rounds of this process: nobody follows in time, or something differs. Raises what a
-    reading of Mem0 raises.
+    Returns None if this process has to reconcile in rounds of its own, because no follower ends a round in time or
+    something differs. Raises what a reading of Mem0 raises.
     """
     agreement, agree = Agreement(), False
     while not agree:
@@ -192,7 +195,7 @@ async def reconcile_beside(
 
 
 async def _has_round_after(moment: str, state: Path | StateStore, *, sleep: Callable[[float], Awaitable[None]]) -> bool:
-    """True as soon as the routing tells of a round that began after this moment; False if that takes too long."""
+    """Wait until the routing shows a round that began after this moment; False if that takes too long."""
     waited_s = 0.0
     while waited_s < FOLLOWER_PATIENCE_S and is_followed(state):
         routing = read_routing(state)
@@ -206,7 +209,7 @@ async def _has_round_after(moment: str, state: Path | StateStore, *, sleep: Call
 async def _catch_up(
     rounds: Rounds, api: SpectronApi, last: Round, *, supersede: bool, now: Callable[[], datetime]
 ) -> Round:
-    """The last round, or one more if reading and comparing everything took so long that it is out of date again."""
+    """The last round, or one more if the last one took so long that its result is already out of date."""
     age_s = (now() - last.began_at).total_seconds()
     if age_s <= rounds.settings.max_lag_s * MOST_AGED:
         return last

@@ -58,7 +58,7 @@ class _Start:
     may_send: bool
     adopted: Adopted | None
     in_flight: float | None
-    """How many requests in flight the server allowed at the end of the last run."""
+    """How many requests in flight the server allowed when the last run ended."""
 
 
 class Replay:
@@ -79,9 +79,10 @@ class Replay:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """`dump`: None to deliver what is planned. `changes` limits the run to what has changed.
+        """`dump`: None to deliver what is planned.
 
-        `deferred`: what earlier rounds of this process left waiting; `marker`: the one that they share.
+        `changes` limits the run to what has changed. `deferred`: what earlier rounds of this process left waiting;
+        `marker`: that of these rounds.
         """
         self._state = store_at(state)
         self._dump = dump
@@ -96,12 +97,12 @@ class Replay:
         self._sleep = sleep
         self._run: Run | None = None
         self._spent_s = 0.0
-        """How long an adoption took, and delivering until the ledger was lost; it counts towards `max_seconds`."""
+        """Time that an adoption took, and deliveries before the ledger was lost. It counts towards `max_seconds`."""
         self._interrupted: ExitCode | None = None
         self._reading: asyncio.Task[Any] | None = None
 
     def interrupt(self, code: ExitCode) -> None:
-        """Let requests in flight finish and begin nothing new."""
+        """Begin nothing new, and let requests in flight finish."""
         self._interrupted = code
         if self._run is not None:
             self._run.halt("signal", "interrupted")
@@ -111,7 +112,7 @@ class Replay:
     def dry_run(self, *, context: str) -> ReplaySummary:
         """Plan on a copy of the ledger and forecast the replay; needs no server and changes nothing.
 
-        A ledger that has this plan already is read in place. `context`: empty for the context of the ledger.
+        A ledger that already has this plan is read in place. `context`: empty for the context of the ledger.
         """
         from spectron_migrate.migration.adopt import adoption_cost
 
@@ -127,7 +128,7 @@ class Replay:
             return replace(summary, forecast=forecast, adoption=cost)
 
     def _open_unchanged(self, context: str, open_things: ExitStack) -> tuple[Ledger, int] | None:
-        """The ledger and its plan, where a dry run would change neither; a copy of a large ledger takes its time."""
+        """The ledger and its plan, if a dry run would change neither: copying a large ledger takes a while."""
         if self._options.retry_failed or not Ledger.exists(self._state):
             return None
         ledger = open_things.enter_context(Ledger.open_for_reading(self._state))
@@ -152,9 +153,9 @@ class Replay:
         return ledger, number
 
     async def run(self, api: SpectronApi) -> ReplaySummary:
-        """Plan, check the server, send. Where others deliver from the same ledger, join them.
+        """Plan, check the server, send. If other processes deliver from the same ledger, join them.
 
-        Raises MigrateError before anything is sent, and NotLegal where the server opens sessions in other scopes.
+        Raises MigrateError before anything is sent, and NotLegal if the server opens sessions in other scopes.
         """
         with ExitStack() as open_things:
             ledger = open_things.enter_context(await self._open())
@@ -164,7 +165,7 @@ class Replay:
                 start = await self._begin_alone(ledger, api)
             run = self._begin(ledger, api, start)
             if not start.may_send:
-                run.halt("limit", "the time that was set is over, and not everything was looked for; nothing was sent")
+                run.halt("limit", "the time limit was reached, and not everything was looked for; nothing was sent")
             elif self._interrupted is None:
                 ledger, run = await self._deliver_to_the_end(ledger, run, start, api, open_things)
             review = write_review(ledger, start.plan, self._state)
@@ -182,7 +183,7 @@ class Replay:
             return replace(summary, uncertain=await self._uncertain(ledger, api, summary))
 
     async def _open(self) -> Ledger:
-        """The ledger; what follows changes plans by itself, while nobody else delivers."""
+        """Open the ledger. A follower plans by itself, so nobody else may deliver meanwhile."""
         if self._changes is not None:
             return Ledger.open_for_writing(self._state)
         return await open_ledger(
@@ -190,11 +191,12 @@ class Replay:
         )
 
     async def _begin_alone(self, ledger: Ledger, api: SpectronApi) -> _Start:
-        """Plan, decide what a person has decided, and check the server, while nobody else writes the ledger."""
+        """Plan, record what a person has decided, and check the server, while nobody else writes the ledger."""
         listed = await self._read_unless_interrupted(scopes_to_look_in(self._state, api, self._marker))
         known = (self._state, ledger, self._mapping, self._marker, listed)
         learn = partial(learn_in_replay, *known, adopts=self._options.adopt, reporter=self._reporter)
-        # Before the plan, because once the cutover is complete what Mem0 lacks does not count as deleted.
+        # Before the plan, because once the cutover is complete, memories that are gone from Mem0 do not count as
+        # deleted.
         learn(now=self._stamp())
         # In a thread, so that a signal is handled while a large dump is merged.
         number = await asyncio.to_thread(self._plan, ledger, context=api.context)
@@ -210,7 +212,7 @@ class Replay:
         return _Start(number, plan_counts(ledger, number), principal, may_send, adopted, in_flight)
 
     async def _join_others(self, ledger: Ledger, workers: Workers, api: SpectronApi) -> _Start:
-        """Go on with what others have planned; they have checked the server and marked it."""
+        """Join a run that others have planned; they have checked the server and marked it."""
         workers.check_terms(self._options.terms)
         dump = self._planned_from if self._options.filters else self._dump
         fingerprint = None if dump is None else fingerprint_of(dump, self._mapping, self._options.filters)
@@ -223,7 +225,7 @@ class Replay:
     async def _deliver_to_the_end(
         self, ledger: Ledger, run: Run, start: _Start, api: SpectronApi, open_things: ExitStack
     ) -> tuple[Ledger, Run]:
-        """Deliver; where the connection to the ledger is lost, reach it again and go on. The last ledger and run."""
+        """Deliver. If the connection to the ledger is lost, reconnect and continue. Returns the last ledger and run."""
         done = Counters()
         while True:
             began = self._clock()
@@ -253,7 +255,7 @@ class Replay:
             run = self._begin(ledger, api, start)
 
     def _plan(self, ledger: Ledger, *, context: str, dry_run: bool = False) -> int:
-        """Merge the dump into the ledger; the number of the plan. Without a dump, what is planned is delivered."""
+        """Merge the dump into the ledger; returns the plan's number. Without a dump, the existing plan is used."""
         if self._dump is None and not self._options.filters and not self._options.choices:
             return planned_number(ledger, self._mapping, context=context, fingerprint=None)
         return make_plan(
@@ -271,7 +273,7 @@ class Replay:
         ).id
 
     def _mark_late(self, ledger: Ledger, number: int) -> None:
-        """Decide which facts supersede nothing, refused ones that are retried included, and say how many."""
+        """Mark the facts that come too late to supersede anything, also refused ones that are retried; say how many."""
         with ledger.transaction():
             if self._options.retry_failed:
                 decisions.retry_refused(ledger, number)
@@ -284,7 +286,7 @@ class Replay:
             )
 
     async def _deliver(self, ledger: Ledger, run: Run, before: PlanCounts) -> None:
-        """Send, and note the run for `status`."""
+        """Send, and record the run for `status`."""
         with runs.record_run(
             ledger,
             plan=run.plan,
@@ -297,7 +299,7 @@ class Replay:
             await deliver_plan(run)
 
     async def _uncertain(self, ledger: Ledger, api: SpectronApi, summary: ReplaySummary) -> Uncertainties | None:
-        """Ask what Spectron is unsure about, once a run by itself has sent something and was not stopped."""
+        """Ask what Spectron is unsure about, after a plain replay that sent something and was not stopped."""
         if self._changes is not None or not summary.written or self._interrupted or summary.stopped:
             return None
         found = await read_uncertainties(api, ledger, self._mapping.id_label, now=self._stamp())
@@ -305,7 +307,7 @@ class Replay:
         return found
 
     def _left_out(self) -> Mapping[str, int]:
-        """Rows with content that the dump left out; they are counted only where nothing is filtered."""
+        """Rows with content that the dump left out. They are counted only if nothing is filtered."""
         return self._dump.manifest.left_out if not self._options.filters and self._dump is not None else {}
 
     async def _check_server(self, ledger: Ledger, api: SpectronApi, number: int) -> str:
@@ -327,11 +329,11 @@ class Replay:
             return (await self._read_unless_interrupted(checking)).principal
 
     async def _adopt(self, ledger: Ledger, api: SpectronApi) -> Adopted | None:
-        """Look on the server for what another ledger may have sent; None where there is no such fact."""
+        """Look on the server for what another ledger may have sent; None if there is no such fact."""
         options = self._options
         if not options.adopt and not adoption.is_due(ledger):
             return None
-        from spectron_migrate.migration.adopt import adopt, adoption_cost  # most runs need neither
+        from spectron_migrate.migration.adopt import adopt, adoption_cost  # most runs need none of these imports
         from spectron_migrate.migration.adoption_run import AdoptionSettings
 
         if options.adopt:
@@ -355,7 +357,7 @@ class Replay:
             self._spent_s += self._clock() - began
 
     async def _read_unless_interrupted(self, reading: Coroutine[Any, Any, T]) -> T:
-        """Await requests that write no memory; a signal cancels them, because running again repeats them."""
+        """Await requests that write no memory. A signal cancels them, because the next run repeats them."""
         self._raise_if_interrupted()
         task: asyncio.Task[T] = asyncio.ensure_future(reading)
         self._reading = task
@@ -405,7 +407,7 @@ class Replay:
         return not self._options.supersede or read_journal(self._state).state.phase == "complete"
 
     def _counts_deletions(self) -> bool:
-        # Once sealed, Mem0 is left: emptying it must not hide in Spectron what applications read there.
+        # Once the cutover is sealed, Mem0 is no longer used. If somebody empties it, nothing in Spectron may be hidden.
         return not read_journal(self._state).state.sealed
 
     def _raise_if_interrupted(self, message: str = "interrupted before anything was sent") -> None:

@@ -26,7 +26,7 @@ class ReplayOptions:
     """Decisions of a person about the text of pending memories, by Mem0 id."""
     into_existing: bool = False
     adopt: bool = False
-    """Look for everything on the server before it is written: the ledger, or the server, was lost or restored."""
+    """Look for every fact on the server before it is written, because the ledger or the server was lost or restored."""
     supersede: bool = True
     """False once applications write to Spectron: everything sent from then on is late and supersedes nothing."""
     max_in_flight: int = 64
@@ -35,7 +35,7 @@ class ReplayOptions:
     max_tokens: int | None = None
     max_refused: int = 0
     called_with: tuple[tuple[str, str], ...] = ()
-    """Options of the command line that the next command needs too; kept for `status`."""
+    """Command-line options that the next command needs too; kept for `status`."""
     accept_expiry: bool = False
     """Accept that `write: batch` with extraction loses known times and categories."""
 
@@ -46,7 +46,7 @@ class ReplayOptions:
 
     @property
     def terms(self) -> dict[str, Json]:
-        """What processes that deliver together must have in common."""
+        """What must be the same in all processes that deliver together."""
         return {
             "limit": self.limit,
             "max_rps": self.max_rps,
@@ -62,7 +62,7 @@ class ReplayOptions:
 
 
 def refuse_expiry(ledger: Ledger, plan: int, mapping: ScopeMapping, options: ReplayOptions) -> None:
-    """Refuse extraction in batches: a batch carries no category and no time, so its facts may expire in a week."""
+    """Refuse extraction in batches: a batch carries neither category nor time, so its facts may expire in a week."""
     if mapping.write != "batch" or options.accept_expiry:
         return
     if full := batches.count_full(ledger, plan):

@@ -34,7 +34,7 @@ class ReplaySummary:
     planned: int
     written: int
     stored_not_extracted: int
-    """Part of `written`: the text is stored, nothing was extracted from it."""
+    """Part of `written`: the text is stored, but nothing was extracted from it."""
     late: int
     """Part of `written`: sent after newer facts of its lane, so it superseded nothing."""
     already: int
@@ -44,7 +44,7 @@ class ReplaySummary:
     undecidable: int
     """A person has to decide: undecidable and pending memories."""
     pending: int
-    """Part of `undecidable`: nobody knows whether Mem0's text or the ledger's is the newer one."""
+    """Part of `undecidable`: nothing shows whether Mem0's text or the ledger's is newer."""
     remaining: int
     scopes: int
     lanes: int
@@ -52,11 +52,11 @@ class ReplaySummary:
     requests: int
     retries: int
     tokens: int
-    """What the writes cost, as the server says or estimated at the upper end; 0 where no limit is set."""
+    """What the writes cost, as the server reports or by the upper estimate; 0 if no limit is set."""
     orphans: int
-    """Sessions of all runs whose creation got no response; if they exist they are empty, and stay."""
+    """Sessions of all runs whose creation was never answered. If they exist, they are empty and stay."""
     slowed_down: str | None
-    """What slowed the run down; None where nothing did."""
+    """What slowed the run down; None if nothing did."""
     review: str | None
     skipped_by_reason: dict[str, int]
     will_not_expire: list[str]
@@ -72,7 +72,7 @@ class ReplaySummary:
     uncertain: Uncertainties | None = None
     """What Spectron is unsure about after the run; None for a dry run, and for one that sent nothing."""
     adoption: Adopted | AdoptionCost | None = None
-    """What an adoption found, or, in a dry run, would look for; None where there is none."""
+    """What an adoption found or, in a dry run, would look for; None without an adoption."""
 
     def to_json(self) -> dict[str, Json]:
         """The fields of the command's JSON."""
@@ -98,7 +98,7 @@ def summarize(
     left_out: Mapping[str, int] | None = None,
     adopted: Adopted | None = None,
 ) -> ReplaySummary:
-    """The summary of a run over the plan; without a run, of a dry run.
+    """The summary of a run that delivers the plan; without `run`, of a dry run.
 
     `before`: the counts when the run began; `review`: where the review list is; `interrupted`: the code of a signal;
     `left_out`: rows with content that the dump does not hold, by reason. They count as skipped;
@@ -157,12 +157,12 @@ def summarize(
 
 
 def why_stopped(run: Run) -> str | None:
-    """Why the run, or the first of its scopes, stopped before its work was done; None where neither did."""
+    """Why the run, or the first of its scopes, stopped before its work was done; None if none did."""
     return run.stop.reason if run.stop else next(iter(run.stopped_scopes.values()), None)
 
 
 def with_result(run: Run, noted: LastRun) -> LastRun:
-    """The note of a run, for `status`, with what it did."""
+    """The record of a run, for `status`, completed with its result."""
     return replace(
         noted,
         written=run.counters.written,

@@ -1,4 +1,4 @@
-"""The reporter of rounds: each round reports one line, so what export and replay report inside it are stages only."""
+"""The reporter of rounds. Each round reports one line, so export and replay within it only report stages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RoundReporter:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """A context in which a signal raises Interrupted; planning and delivery stop in their own ways."""
+        """A context in which a signal raises Interrupted. Planning and delivery stop in their own ways."""
         self._is_reading = True
         try:
             yield
@@ -31,27 +31,27 @@ class RoundReporter:
     def stage(
         self, name: str, total: int | None = None, *, done: int = 0, gauges: Callable[[], Gauges] | None = None
     ) -> None:
-        """Shown if it lasts."""
+        """Show the stage if it lasts."""
         self._go_on()
         self._inner.stage(name, total, done=done, gauges=gauges)
 
     def advance(self, done: int = 1) -> None:
-        """Shown with its stage."""
+        """Show progress with its stage."""
         self._go_on()
         self._inner.advance(done)
 
     def event(self, event: str, **fields: Json) -> None:
-        """Kept."""
+        """Pass the event on to the log."""
         self._inner.event(event, **fields)
 
     def warn(self, message: str) -> None:
-        """Shown once."""
+        """Show each warning once."""
         if message not in self._warned:
             self._warned.add(message)
             self._inner.warn(message)
 
     def info(self, message: str) -> None:
-        """A round has one line of its own."""
+        """Drop the message, because the round reports a line of its own."""
 
     def _go_on(self) -> None:
         if self.stopped is not None and self._is_reading:

@@ -20,7 +20,7 @@ class Round:
     memories: int
     new: int
     changed: int
-    """With another text than before."""
+    """Memories with another text than before."""
     touched: int
     """Changed otherwise: metadata, state, times."""
     deleted: int
@@ -31,26 +31,26 @@ class Round:
     waiting: int
     left: Undecided
     behind: frozenset[str] | None
-    """Ids whose changes are not all in Spectron; None if they are too many to list."""
+    """Ids whose changes are not all in Spectron; None if there are too many to list."""
     problem: str | None = None
     """Why it did not deliver everything."""
     held: int = 0
-    """Lanes that wait for the server or for time to decide; counted only if nothing else was left undelivered."""
+    """Lanes that wait for the server, or until time decides; counted only if nothing else was left undelivered."""
     compared: Differences | None = None
     read_s: float = 0.0
-    """For how many seconds Mem0 was read."""
+    """How many seconds the reading of Mem0 took."""
     was_read: bool = True
     """False: Mem0 had not changed since the last reading, so it was not read."""
     missed: int = 0
-    """Changes that the mark of Mem0's state did not show, and the reading found."""
+    """Changes that this whole reading found and that earlier rounds should have found."""
 
     @property
     def as_of(self) -> str:
-        """What Mem0 held at this time is in Spectron, except for users in `behind`."""
+        """Everything that Mem0 held at this time is in Spectron, except for users in `behind`."""
         return format_time(self.began_at)
 
     def caught_up(self, max_lag_s: float) -> CaughtUp:
-        """As `routing.json` publishes it, valid for so many seconds from the beginning of the round."""
+        """What `routing.json` publishes, valid for `max_lag_s` seconds from the beginning of the round."""
         return CaughtUp(self.as_of, self.began_at.timestamp() + max_lag_s, self.behind)
 
     @property
@@ -60,7 +60,7 @@ class Round:
         return not changes and not self.left.total
 
     def shows_same(self, other: Round) -> bool:
-        """Whether a line about this round would say the same of what there is as one about the other."""
+        """Whether a line about this round would report the same numbers as one about the other round."""
         return (self.memories, self.refused, self.behind, self.problem) == (
             other.memories,
             other.refused,

@@ -45,7 +45,7 @@ from spectron_migrate.state.store import StateStore
 
 @dataclass(frozen=True, slots=True)
 class CatchUpSettings:
-    """What is caught up with what, and the limits of a round."""
+    """Which Mem0 a round brings to which state, and the limits of a round."""
 
     state: Path | StateStore
     dump: Path
@@ -55,12 +55,12 @@ class CatchUpSettings:
     state_mark: Callable[[int], str | None] = lambda now_ns: None
     """A mark of Mem0's state, as `mem0.state_mark` makes it; None if it has none. The argument is the wall clock."""
     settle_s: float = 60.0
-    """A text younger than this waits, so that an older text of its lane can still be sent before it."""
+    """A text younger than this waits, because an older text of its lane may still appear and must be sent first."""
     max_lag_s: float = 60.0
     reconcile_s: float = 600.0
     """How often a follower reads all of Mem0 and compares it with the ledger, memory by memory."""
     hold_s: float = 5.0
-    """A round ends after this many seconds without a decision, so that lanes that wait hold no others."""
+    """A round ends after this many seconds without a decision, so that waiting lanes do not hold up the others."""
     max_in_flight: int = 64
     max_rps: float | None = None
     into_existing: bool = False
@@ -70,7 +70,7 @@ class CatchUpSettings:
 def comparison_beside(
     settings: CatchUpSettings, *, reporter: Reporter | None = None, now: Callable[[], datetime]
 ) -> BesideComparison:
-    """A comparison of all of Mem0 with the ledger that the rounds of the process that follows need not wait for."""
+    """A comparison of all of Mem0 with the ledger that does not hold up the rounds of the follower."""
     return BesideComparison(
         settings.state,
         settings.open_reader,
@@ -81,7 +81,7 @@ def comparison_beside(
 
 
 class Rounds:
-    """Runs rounds one after the other; it remembers just enough to make a quiet one cheap."""
+    """Runs rounds one after the other, and remembers just enough to make a quiet round cheap."""
 
     def __init__(
         self,
@@ -100,9 +100,9 @@ class Rounds:
         self._sleep = sleep
         self._first_seen: dict[str, str] = {}
         self._planned: str | None = None
-        """Digest of a dump that was planned but for `_unplanned`; None if nobody knows what was planned of the last."""
+        """Digest of the dump that is planned, except for `_unplanned`; None if it is not known what was planned."""
         self._unplanned: dict[str, Memory | None] = {}
-        """Memories of that dump that wait, or that a round which failed has not planned; None for one that is gone."""
+        """Memories of that dump that wait, or that a failed round has not planned; None for one that is gone."""
         self._mem0 = Mem0Reading(
             settings.dump, settings.state, settings.open_reader, settings.state_mark, reporter=self._reporter, now=now
         )
@@ -122,15 +122,15 @@ class Rounds:
     async def round(self, api: SpectronApi, *, compare: bool = False, supersede: bool = True) -> Round:
         """Run one round and publish who is caught up; hold `round_lock` meanwhile.
 
-        `compare` checks every memory afterwards. `supersede`: False once applications write to Spectron.
-        Raises Incomplete where Mem0 could not be read in full, Unreachable, KeyRefused, LedgerLocked, InputError,
-        and Interrupted after `interrupt`.
+        `compare` checks every memory afterwards. `supersede`: False once applications write to Spectron. Raises
+        Incomplete if Mem0 could not be read in full, Unreachable, KeyRefused, LedgerLocked, InputError, and Interrupted
+        after `interrupt`.
         """
         # Drain first, so that captured messages are planned before the scan finds the memories that Mem0 made of them.
         await self.drain(api)
         done = await self._read_and_deliver(api, compare=compare, supersede=supersede)
         if self.drains_outbox():
-            await self.drain(api)  # it publishes, because it alone knows of calls that run or whose results are unknown
+            await self.drain(api)  # the drain publishes, because only it knows which calls are running or unknown
         else:
             now = format_time(self._now())
             publish_routing(self.settings.state, done.caught_up(self.settings.max_lag_s), now=now)
@@ -159,7 +159,7 @@ class Rounds:
         return self._mem0.reads_changes and not self.drains_outbox()
 
     def drains_outbox(self) -> bool:
-        """Whether the adapters capture what the applications write."""
+        """Whether the adapters capture writes, so that the outbox has to be drained."""
         state = read_journal(self.settings.state).state
         return state.is_under_way and state.catch_up == "outbox"
 
@@ -170,8 +170,8 @@ class Rounds:
     async def drain(self, api: SpectronApi) -> Drained | None:
         """Deliver what was captured and publish who is caught up; hold `round_lock` meanwhile.
 
-        None where nothing is captured, or before a round has planned the base. Raises NotLegal on a host other than
-        the outbox's, and what `Drainer.drain` raises.
+        None if nothing is captured, or before a round has planned the base. Raises NotLegal on a host other than the
+        outbox's, and what `Drainer.drain` raises.
         """
         return await self._outbox_drainer().drain(api) if self.drains_outbox() else None
 
@@ -203,7 +203,7 @@ class Rounds:
 
     async def _read_and_deliver(self, api: SpectronApi, *, compare: bool, supersede: bool) -> Round:
         started = self._now()
-        # With an outbox only a reading tells what became of calls whose results are unknown.
+        # With an outbox, only a reading of everything shows the results of unknown calls.
         reads = compare or self.drains_outbox()
         begin = self._clock()
         reading = await (self._mem0.read() if reads else self._mem0.read_if_changed())
@@ -213,8 +213,9 @@ class Rounds:
             return await asyncio.to_thread(self._conclude, format_time(started), reading, None, None, None)
         with open_dump(self.settings.dump) as dump:
             if dump.digest != reading.digest:
-                only = None  # an export of somebody else came between
-            # A scan made while the clock was ahead dates later scans after it; what is published must follow the clock.
+                only = None  # somebody else has exported in between
+            # If the clock was ahead during a scan, later scans are dated after it. The published time must follow the
+            # clock.
             is_whole = reading.was_read and reading.only is None
             began = min(dump.manifest.scan_began, format_time(started)) if is_whole else format_time(started)
             settling = Settling(began, self.settings.settle_s, self._first_seen)
@@ -229,13 +230,13 @@ class Rounds:
             return concluded
 
     def _to_plan(self, reading: Reading) -> dict[str, Memory | None] | None:
-        """All that is not planned yet of the dump that the reading left; None for: nobody knows."""
+        """The memories of the newest dump that are not planned yet; None if that is not known."""
         if self._planned is None or reading.previous != self._planned or (reading.only is None and reading.changes):
             return None
         return {**self._unplanned, **(reading.only or {})}
 
     def _note_planned(self, planned: str, changes: Changes) -> None:
-        """What was planned of the dump with this digest, and what waits."""
+        """Remember that the dump with this digest was planned, and which of its memories wait."""
         self._planned = planned if changes.waiting_memories is not None else None
         self._unplanned = dict(changes.waiting_memories or {})
 
@@ -281,8 +282,9 @@ class Rounds:
         done: ReplaySummary | None,
         compared: Dump | None,
     ) -> Round:
-        """`changes` and `done`: None where nothing was delivered. `compared`: the dump whose memories are compared with
-        the ledger one by one; None for no comparison.
+        """`changes` and `done`: None if nothing was delivered.
+
+        `compared`: the dump to compare with the ledger, memory by memory, if any.
         """
         with Ledger.open_for_reading(self.settings.state) as ledger:
             left = cutover.count_undecided(ledger)
@@ -322,7 +324,7 @@ def _migration(ledger: Ledger) -> str:
 
 
 def _problem(done: ReplaySummary | None, held: Mapping[str, str]) -> str | None:
-    """Why a delivery did not finish; undecidable facts hold only their own lane and are no problem."""
+    """Why a delivery did not finish. Undecidable facts are no problem, because they hold only their own lane."""
     if held:
         return f"{counted(len(held), 'lane is', 'lanes are')} held by doubt: {next(iter(held.values()))}"
     if done is None or done.exit_code not in (ExitCode.UNREACHABLE, ExitCode.KEY):

@@ -29,11 +29,11 @@ from spectron_migrate.spectron.rows import Turn
 
 _LONGEST_QUERY = 1_000
 _PART = 300
-"""Letters of the words that should find the passage where they stand."""
+"""How many characters of a text provide the words that should find the passage there."""
 _TOGETHER = 8
-"""Texts of one scope that are looked for at once, at most."""
+"""The most texts of one scope that are looked for at once."""
 _OURS = 10
-"""One turn in so many, at least, is a memory of the dump in a session that this migration opened."""
+"""A session counts as opened by this migration if at least one turn in this many is a memory of the dump."""
 FULL = "more than 50 passages with its text are in its scope, and not all of them can be looked at"
 CACHED = "only a cache answers whether its text is there, which proves nothing"
 WORDLESS = "its text has no word by which it could be found"
@@ -43,12 +43,12 @@ SHARED = "its text was found where several scopes can see it, and nothing tells 
 
 @dataclass(slots=True)
 class TextEvidence:
-    """What the queries for one text showed."""
+    """What the queries for one text have shown."""
 
     equal: dict[str, Hit] = field(default_factory=dict)
     """Passages of the text, by id."""
     is_full: bool = False
-    """Whether there may be more of them than were shown."""
+    """Whether there may be more passages than were shown."""
     is_proven: bool = False
     """Whether an answer to its words came from the store, not from a cache."""
     has_words: bool = True
@@ -73,7 +73,7 @@ class ScopeSearch:
         self.paths = adoption.selector_paths(self._ledger, selector)
         self._turns = list(unclaimed)
         self._sizes: dict[str, int] = {}
-        """How many turns each listed session has."""
+        """The number of turns in each listed session."""
         self._evidence: dict[str, TextEvidence] = {}
         self._chunks: dict[str, str] = {}
         """First passage by turn."""
@@ -97,7 +97,7 @@ class ScopeSearch:
             self._hold_undecided([fact for fact in facts if fact.id not in taken])
 
     def _may_be_there(self) -> bool:
-        """False where no scope of the selector was ever registered, as far as the key may see scopes."""
+        """False if no scope of the selector was ever registered, as far as the key can see."""
         registered = self._run.scopes
         if registered is None or self._run.me.ungranted("scope:read", self.paths):
             return True
@@ -106,7 +106,7 @@ class ScopeSearch:
     # -- finding ------------------------------------------------------------------------------------------
 
     async def _find_sessions(self, facts: Sequence[SoughtFact]) -> None:
-        """Ask for the texts of which there are fewer turns than facts, and list the sessions that hits name."""
+        """Query for texts that have fewer turns than facts, and list the sessions that hits name."""
         words = WordFrequencies(fact.text for fact in facts)
         together = 1
         while texts := self._unasked(facts)[:together]:
@@ -137,7 +137,7 @@ class ScopeSearch:
                 continue
             answer = await self._run.ask(query, lens=self.selector, mode=mode)
             if answer.cached:
-                continue  # it may be of another lens, and of another time
+                continue  # a cached answer may be from another lens and another time
             equal = [hit for hit in answer.hits if is_of(hit, text)]
             evidence.is_proven = evidence.is_proven or mode == "bm25"
             evidence.equal |= {hit.id: hit for hit in equal}
@@ -173,7 +173,7 @@ class ScopeSearch:
         return bool(new)
 
     async def _is_of_this_scope(self, session: str, turns: Sequence[Turn]) -> bool:
-        """Whether a session is in this selector; asked where other selectors that overlap have one of its texts."""
+        """Whether a session is in this selector; needed if overlapping selectors have one of its texts."""
         ledger, run = self._ledger, self._run
         overlapping = adoption.overlapping_selectors(ledger, self._number)
         texts = [turn.content for turn in turns]
@@ -191,7 +191,7 @@ class ScopeSearch:
         if owners == [self._number]:
             return True
         if len(owners) == 1:
-            del run.owners[session]  # its own scope finds it too
+            del run.owners[session]  # the search of its own scope finds it too
         else:
             self._ambiguous |= {plain_text(text) for text in texts}
         return False
@@ -208,7 +208,7 @@ class ScopeSearch:
         return dict(lacking)
 
     def _without_listing(self, evidence: TextEvidence) -> list[Hit]:
-        """Passages of which no session can be listed: gone, or of a generation that names none."""
+        """Passages whose session cannot be listed: it is gone, or this generation of the API names none."""
         run = self._run
         return [
             hit
@@ -217,7 +217,7 @@ class ScopeSearch:
         ]
 
     async def _loose_passages(self, lacking: dict[str, list[SoughtFact]]) -> list[tuple[SoughtFact, str]]:
-        """Facts whose text is there in passages whose turn cannot be listed, each with the first passage."""
+        """Facts whose text was found in passages whose turn cannot be listed, each with its first passage."""
         pairs: list[tuple[SoughtFact, str]] = []
         used: set[str] = set()
         overlapping = adoption.overlapping_selectors(self._ledger, self._number)
@@ -242,7 +242,7 @@ class ScopeSearch:
         return pairs
 
     async def _covers(self, text: str, hits: Sequence[Hit]) -> bool:
-        """Whether passages cover the text from its first letter to its last; those that lack are asked for."""
+        """Whether passages cover the text from its first letter to its last. Missing ones are queried for."""
         whole = folded_text(text)
         known = list(hits)
         at = 0
@@ -258,7 +258,7 @@ class ScopeSearch:
         return True
 
     async def _passages_of_surplus(self, leftovers: Sequence[Leftover], facts: Sequence[SoughtFact]) -> set[str]:
-        """Ask for texts that have more turns than facts: their turns can then be told apart by their passages.
+        """Query for texts that have more turns than facts, because their passages may tell the turns apart.
 
         Returns the texts with a passage for each turn.
         """
@@ -277,7 +277,7 @@ class ScopeSearch:
     # -- recording it -------------------------------------------------------------------------------------
 
     def _adopt_turns(self, matches: Sequence[Match]) -> set[int]:
-        """Make receipts; returns the facts that are decided, or left to the recovery of their batch."""
+        """Record receipts; returns the facts that are decided, or left to the recovery of their batch."""
         taken, sessions = set(), set()
         for match in matches:
             fact, listed = match.fact, match.listed
@@ -326,9 +326,9 @@ class ScopeSearch:
             session, turn = each.listed.session, each.listed.turn
             known = adoption.known_session(self._ledger, session)
             if known is not None and turn.id in known.spare:
-                continue  # an earlier adoption kept it
+                continue  # an earlier adoption kept this turn
             if known is not None and known.id in in_doubt:
-                continue  # perhaps the turn of what is in doubt there, changed by the server
+                continue  # perhaps the turn of a fact in doubt, with a text that the server changed
             like = matched[session][0] if matched[session] else adoption.any_fact(self._ledger, self._number)
             is_ours = self._is_ours(session, len(matched[session]))
             text = plain_text(turn.content)
@@ -345,16 +345,16 @@ class ScopeSearch:
                 self._run.note_unknown(like.lane, each)
 
     def _is_ours(self, session: str, matched: int) -> bool:
-        """Whether a session was opened by this migration: the ledger knows it, or it is full of memories of the dump.
+        """Whether this migration opened the session: the ledger knows it, or it holds enough memories of the dump.
 
-        Another one is an application's in which a memory of the dump was said too.
+        Otherwise an application opened it, and happened to store a text that is in the dump too.
         """
         if session not in self._sizes:
             return True
         return not self._run.settings.applications_write and matched * _OURS >= self._sizes[session]
 
     def _hold_undecided(self, facts: Sequence[SoughtFact]) -> None:
-        """Name the facts of which nobody can know whether they are there."""
+        """Mark the facts as undecidable for which no evidence shows whether they are there."""
         for fact in facts:
             reason = self._why_undecided(plain_text(fact.text))
             if reason is not None and fact.state == "planned":

@@ -1,7 +1,7 @@
 """`state copy`: moves a state as a whole from one place to another, or makes a backup of it.
 
 A move holds the source alone, fills the target, compares both, seals the source and then removes the mark of the
-target. The seal decides: before it the source is the state, from it on the target is. See `state/seal.py`.
+target. The seal decides: until the source is sealed, it is the state; after that, the target is. See `state/seal.py`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from spectron_migrate.state.seal import MARK, SEAL, Move, StateMoved
 
 @dataclass(frozen=True, slots=True)
 class CopiedState:
-    """A copy that is whole."""
+    """The result of a complete copy."""
 
     source: str
     target: str
     tables: tuple[TableDigest, ...]
-    """What both places hold; empty where an earlier run had copied everything."""
+    """What both places hold; empty if an earlier run had copied everything."""
     shards: int = 0
     """How many ledgers of shards were gathered."""
     is_backup: bool = False
@@ -52,7 +52,7 @@ class CopiedState:
 def move_state(
     source: Path | PostgresLocation, target: Path | PostgresLocation, *, now: Callable[[], datetime], reporter: Reporter
 ) -> CopiedState:
-    """Copy all of a state, and seal the place that it left.
+    """Copy a whole state, and seal the place that it left.
 
     Raises StateBusy while somebody uses either place, and InputError for a target that is not empty.
     """
@@ -82,7 +82,7 @@ def move_state(
 def back_up_state(
     source: Path | PostgresLocation, target: Path | PostgresLocation, *, now: Callable[[], datetime], reporter: Reporter
 ) -> CopiedState:
-    """Copy all of a state as it is at one moment, while others go on with it; a replay from it asks for an adoption.
+    """Copy a state as it is at one moment, while others go on using it; a replay from the copy asks for an adoption.
 
     Raises InputError for a target that is not empty.
     """
@@ -107,7 +107,7 @@ def _refuse_nested(source: Path | PostgresLocation, target: Path | PostgresLocat
 
 
 def _fold(place: Path | PostgresLocation) -> None:
-    """What dead processes reported is added up: in a database they would count as live for a minute."""
+    """Add the counts of dead processes to the past, because in a database they would count as live for a minute."""
     if isinstance(place, Path):
         if place.is_dir():
             fold(place)
@@ -136,7 +136,7 @@ def _begin(
     *,
     now: datetime,
 ) -> Move:
-    """Mark the target; what an earlier run of this copy left there is removed."""
+    """Mark the target, and remove what an earlier run of this copy left there."""
     move = Move.between(source, target, now=format_time(now))
     if mark is None:
         if not filled.is_empty():
@@ -189,5 +189,5 @@ def _refuse_difference(
     if differ:
         raise MigrateError(
             f"{filled.name} does not hold what {source.name} does: {name_first(sorted(set(differ)))}",
-            hint=f"the state still is in {source.name}; remove what is in {filled.name} and copy again",
+            hint=f"the state is still in {source.name}; remove what is in {filled.name} and copy again",
         )

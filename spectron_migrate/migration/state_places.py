@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from spectron_migrate.database.postgres import PostgresDatabase
 
 PATIENCE_S = 5.0
-"""How long those who only look are waited for."""
+"""How long to wait for processes that only read the state."""
 _NOT_USERS = (LOCK, "fold.lock", "log.lock")
 _STOP = "stop it first, and start it again on the copy; it is safe to stop at any moment"
 
@@ -40,10 +40,10 @@ class StatePlace(Protocol):
     shards: int
 
     def alone(self) -> AbstractContextManager[None]:
-        """Keep everybody else from using the state; raises StateBusy."""
+        """Keep everybody else from using the state. Raises StateBusy if somebody does."""
 
     def read(self, name: str) -> bytes | None:
-        """A document."""
+        """Read a document."""
 
     def write(self, name: str, data: bytes) -> None:
         """Write a document, durably."""
@@ -52,22 +52,22 @@ class StatePlace(Protocol):
         """Remove a document, durably."""
 
     def is_empty(self) -> bool:
-        """Whether nothing of a state is there."""
+        """Whether the place holds nothing of a state."""
 
     def clear(self) -> None:
         """Remove all but the mark."""
 
     def reading(self, now: datetime) -> AbstractContextManager[tuple[StateContents, Database | None]]:
-        """All that is there, at one moment."""
+        """Everything that the place holds, as of one moment."""
 
     def fill(self, state: StateContents, ledger: Database | None) -> None:
         """Write everything, durably."""
 
     def note_backup(self, now: str) -> None:
-        """Let the next replay ask for an adoption."""
+        """Record that this is a backup, so that the next replay asks for an adoption."""
 
     def leave(self) -> None:
-        """Remove what an application in another language would go on reading here: it knows nothing of the seal."""
+        """Remove what an application in another language would go on reading here, because it does not know seals."""
 
 
 class DirectoryPlace:
@@ -197,12 +197,12 @@ class SchemaPlace:
             note_backup(db, now)
 
     def leave(self) -> None:
-        pass  # whoever reads a state in Postgres holds the lock that says where it went
+        pass  # every reader of a state in Postgres takes the lock, and so sees the seal
 
 
 @contextmanager
 def open_place(place: Path | PostgresLocation, *, create: bool = False) -> Iterator[StatePlace]:
-    """The place, while the block lasts; raises InputError where no state is there and none may be made."""
+    """Open the place for the block. Raises InputError if it holds no state and none may be made."""
     if isinstance(place, Path):
         if create:
             make_private_directory(place)
@@ -210,7 +210,7 @@ def open_place(place: Path | PostgresLocation, *, create: bool = False) -> Itera
             raise no_state(str(place))
         yield DirectoryPlace(place)
         return
-    # Whoever copies directories needs no psycopg.
+    # To copy between directories, psycopg is not needed.
     from spectron_migrate.database.opening import connect, connect_writer
     from spectron_migrate.database.tables import format_of
     from spectron_migrate.ledger.shared import PART

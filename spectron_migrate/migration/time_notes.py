@@ -1,4 +1,4 @@
-"""What planning counts for its warnings about the times of memories."""
+"""Counts, during planning, what the warnings about the times of memories need."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from spectron_migrate.records import Memory, Reporter, Selector, counted, has_time
 
 GUESSED_SHARE = 0.05
-"""A larger share of guessed times, in a plan or in one of its scopes, gives a warning."""
+"""A larger share of guessed times, in a plan or in one of its scopes, causes a warning."""
 MOST_SCOPES = 20_000
-"""Scopes in which guessed times are counted, so that memory use stays flat."""
+"""The most scopes in which guessed times are counted, so that memory use stays flat."""
 
 
 @dataclass
 class TimeNotes:
-    """What planning counts for its warnings about times."""
+    """Counts for the warnings about times."""
 
     taken: int = 0
     guessed: int = 0
     chosen: int = 0
-    """Memories whose later `updated_at` was not taken for the time of their text."""
+    """Memories with a later `updated_at` that was not taken as the time of their text."""
     timeless: int = 0
     unreadable: int = 0
     unread: str = ""
@@ -49,7 +49,7 @@ class TimeNotes:
         self.expiring += memory.expiration_date is not None
 
     def warn(self, reporter: Reporter) -> None:
-        """One warning for each kind that there is."""
+        """Give one warning for each kind of problem found."""
         scopes = sum(guessed / taken > GUESSED_SHARE for taken, guessed in self._scopes.values())
         if scopes or self.guessed > GUESSED_SHARE * self.taken:
             share = f"more than {GUESSED_SHARE:.0%} of those in {counted(scopes, 'scope')}" if scopes else ""

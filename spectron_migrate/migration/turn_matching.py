@@ -1,8 +1,8 @@
 """Which turn of the server is the receipt of which fact, by text and order (pure).
 
-One turn is the receipt of one fact at most. A fact in doubt has the turn of the session that it was sent to. Nothing
-else tells turns with equal texts apart, so they are matched in the way that is right whichever they are: the first turn
-with the oldest fact.
+A turn is the receipt of at most one fact. A fact in doubt gets a turn of the session that it was sent to. Nothing else
+tells turns with equal texts apart. So the first turn goes to the oldest fact, which is safe whichever turn belongs to
+which fact.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from spectron_migrate.spectron.rows import Turn
 
 @dataclass(frozen=True, slots=True)
 class ListedTurn:
-    """A turn that no receipt names, and its session by the server's id."""
+    """A turn that no receipt names, and the server's id of its session."""
 
     session: str
     turn: Turn
@@ -28,12 +28,12 @@ class ListedTurn:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A turn and the fact that it is the receipt of."""
+    """A turn, and the fact whose receipt it is."""
 
     listed: ListedTurn
     fact: SoughtFact
     late: bool = False
-    """Whether a newer one arrived before it: it was sent without extraction."""
+    """Whether the turn of a newer fact arrived before it. Then it was sent without extraction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Leftover:
 
     listed: ListedTurn
     before: str | None
-    """The order key of the oldest fact that was certainly sent after it in its session; None where there is none."""
+    """The order key of the oldest fact that was certainly sent after it in its session, if there is one."""
 
 
 @dataclass(slots=True)
@@ -54,16 +54,16 @@ class Matching:
 
 
 def plain_text(text: str) -> str:
-    """Equal for texts that differ only by what a server may normalise (`records.same_text`)."""
+    """The same result for texts that differ only in what a server may normalise (`records.same_text`)."""
     return unicodedata.normalize("NFC", text).strip()
 
 
 def match_turns(turns: Sequence[ListedTurn], facts: Sequence[SoughtFact]) -> Matching:
     """Match the turns of one scope with the facts of that scope.
 
-    Where there are fewer turns than facts with a text, those in doubt have the turns of their own sessions, and the
-    oldest others have the rest; the newest are sent again. So whichever of them the turns really were, nothing that is
-    older than the newest text is sent after it.
+    If a text has fewer turns than facts, the facts in doubt get the turns of their own sessions, and the oldest of the
+    others get the rest. The newest facts are sent again. So whichever facts the turns really belong to, nothing older
+    is sent after the newest text.
     """
     order = sorted(turns, key=lambda each: (each.turn.created_at, each.session, each.turn.seq))
     oldest_first = sorted(facts, key=lambda fact: fact.order_key)
@@ -85,7 +85,7 @@ def match_turns(turns: Sequence[ListedTurn], facts: Sequence[SoughtFact]) -> Mat
 
 
 def _matching(order: Sequence[ListedTurn], matched: Mapping[str, SoughtFact], times: Mapping[str, int]) -> Matching:
-    """All turns: those with a fact, and those with the text of none. `times`: how many facts have a text."""
+    """All turns: those matched with a fact, and those with the text of no fact. `times`: how many facts have a text."""
     matching = Matching()
     high = ""
     for each in order:
@@ -107,11 +107,11 @@ def _matching(order: Sequence[ListedTurn], matched: Mapping[str, SoughtFact], ti
 
 
 def is_older(leftover: Leftover, fact: SoughtFact, *, read_at: str | None) -> bool:
-    """Whether a turn with an unknown text is certainly older than what Mem0 had when the fact's text was read.
+    """Whether a turn with an unknown text is certainly older than the fact's text.
 
-    `read_at`: when Mem0 was read, by the server's clock; None for raw files, of which nobody knows. What was written
-    before Mem0 was read and is not in it was replaced or deleted there. Else the fact's own time must be later, or
-    something older than the fact was written after that turn.
+    `read_at`: when Mem0 was read, by the server's clock; None for raw files, for which it is not known. If the turn was
+    written before that and Mem0 did not have its text, the text had been replaced or deleted. Otherwise the turn is
+    older if the fact's own time is later, or if something older than the fact was written after the turn.
     """
     written = leftover.listed.turn.created_at
     if read_at is not None and written and written <= read_at:
@@ -122,7 +122,7 @@ def is_older(leftover: Leftover, fact: SoughtFact, *, read_at: str | None) -> bo
 
 
 def is_of(hit: Hit, text: str) -> bool:
-    """Whether a hit is the text, or a passage of it that is long enough to tell."""
+    """Whether a hit is the text, or a passage of it that is long enough to be sure."""
     if hit.source not in ("memory_chunk", "turn"):
         return False
     found = _folded(hit.text)
@@ -131,7 +131,7 @@ def is_of(hit: Hit, text: str) -> bool:
 
 
 def begins(hit: Hit, text: str, at: int) -> int:
-    """Where a passage ends that covers the folded text from position `at`; 0 if it does not."""
+    """The end of a passage that covers the folded text from position `at`; 0 if none does."""
     found = _folded(hit.text)
     return at + len(found) if found and folded_text(text).startswith(found, at) else 0
 
@@ -146,9 +146,9 @@ def _folded(text: str) -> str:
 
 
 def expected_requests(sizes: Iterable[tuple[int, int]], *, sessions: int, session_size: int) -> tuple[int, int]:
-    """Requests to look for facts: if all of them are there, and at most.
+    """The fewest and the most requests that looking for facts takes.
 
-    `sizes`: the number of facts and of different texts of each scope; `sessions`: those that the ledger knows.
+    `sizes`: the number of facts and of different texts in each scope; `sessions`: how many the ledger knows.
     """
     low = high = sessions
     for facts, texts in sizes:

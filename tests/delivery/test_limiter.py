@@ -312,7 +312,7 @@ def test_a_pause_that_a_server_asks_of_everybody_ends_with_the_time_that_was_set
                 async with found.slot():
                     found.slow_down("503", 900.0)
 
-        with pytest.raises(Stopping, match="the time that was set is over"):
+        with pytest.raises(Stopping, match="the time limit was reached"):
             await lane()
         return now()
 

@@ -128,7 +128,7 @@ def test_an_adoption_keeps_to_its_limit_of_time_and_goes_on_where_it_stopped(
     assert not first.adoption.finished
     assert 0 < first.adoption.adopted < 144
     assert first.adoption.requests <= 18
-    assert (ExitCode.LIMIT, 0, "the time that was set is over") == (
+    assert (ExitCode.LIMIT, 0, "the time limit was reached") == (
         first.exit_code,
         first.written,
         str(first.stopped)[:29],

@@ -64,7 +64,7 @@ def test_rounds_follow_until_the_time_is_over_and_quiet_ones_share_a_line(scene:
     assert 0 == told["missed"]
     assert 3 == told["rounds"]
     assert told["problem"] is None
-    assert "the time that was set is over" == told["ended"]
+    assert "the time limit was reached" == told["ended"]
 
 
 def test_what_still_waits_when_the_time_is_over_is_a_remainder(scene: Scene) -> None:
@@ -276,7 +276,7 @@ def test_json_is_one_object_and_useless_options_are_refused(spectron: RunningSer
     assert 0 == told["exit_code"]
     assert 1 == told["written"]
     assert 0 == told["waiting"]
-    assert "the time that was set is over" == told["ended"]
+    assert "the time limit was reached" == told["ended"]
     for useless in (["--user", user, "--limit", "3"], ["--dry-run"]):
         process = following(tmp_path, spectron, "--json", *useless)
         assert 2 == process.wait(60)
