@@ -1,6 +1,6 @@
-"""What an application imports: Mem0's interface over Mem0 and Spectron, for the time of a migration and after it.
+"""What an application imports during a migration and after it: Mem0's interface in front of Mem0 and Spectron.
 
-Light on purpose: importing it loads no command line, no Mem0 and no HTTP client.
+It is kept light: importing it loads no command line, no Mem0 and no HTTP client.
 """
 
 from spectron_migrate.adapter.async_adapter import AsyncMemoryAdapter

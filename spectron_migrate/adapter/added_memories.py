@@ -1,8 +1,8 @@
-"""Memories that were added after `complete`, with what Mem0's callers expect and Spectron does not keep.
+"""Keeps what Mem0's callers expect of memories that were added after `complete`, and Spectron does not keep.
 
 Spectron keeps text, scope and labels. The id that the caller was given, the metadata, the author and the times are kept
 here: in `since.db` of the state directory for all processes of the host, or in a database for all hosts. Without a
-state nothing is kept; the memory is in Spectron all the same, and a search finds it by its text.
+state nothing is kept. The memory is still in Spectron, and a search finds it by its text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BUSY_S = 30.0
 """How long a write waits for other processes of the host."""
 _T = TypeVar("_T")
 READ_S, KEEP_S = 2.0, 5.0
-"""How long a call waits for a database that does not answer: to read what was added, and to keep a memory."""
+"""How long a call waits for a database that does not answer, when it reads added memories and when it keeps one."""
 _log = logging.getLogger("spectron_migrate.adapter")
 
 _ALL: weakref.WeakSet[AddedMemories] = weakref.WeakSet()
@@ -45,15 +45,15 @@ class AddedMemories:
         self._lock = threading.Lock()
         self._tables: Tables | None = None
         self._thread: BoundedThread | None = None
-        """Asks a database."""
+        """The thread that asks a database."""
         self._is_unread = False
-        """Whether the last question of a search was not answered."""
+        """Whether the last query for a search was not answered."""
         _ALL.add(self)
 
     def forget_after_fork(self) -> None:
-        """In a child process: the tables are the parent's, and are neither used nor closed here.
+        """In a child process: the tables are the parent's, so they are neither used nor closed here.
 
-        The lock may be held there.
+        The parent may hold the lock.
         """
         _PARENTS.append(self._tables)
         self._lock, self._tables, self._thread = threading.Lock(), None, None
@@ -61,11 +61,11 @@ class AddedMemories:
     def add(self, memory: Memory, rows: Iterable[str | None], selector: Selector) -> None:
         """Keep a memory that Spectron has stored under this selector, and the ids of what Spectron made of it.
 
-        A failure is logged and not raised, because the application would then write the memory again.
+        A failure is logged, not raised, because otherwise the application would write the memory again.
         """
         try:
             self._bounded(lambda: self._keep(memory, rows, selector), KEEP_S)
-        except Exception as error:  # also if the database was restored, is a replica, or has lost a table
+        except Exception as error:  # the database may also have been restored, be a replica, or lack a table
             where = self._state.describe(f"{NAME}.db")
             _log.warning("a memory is in Spectron, and its id is not kept in %s: %s", where, error)
 
@@ -94,13 +94,13 @@ class AddedMemories:
         )
         try:
             tables.change(*changes)
-        except StateUnreachable:  # an idle connection was cut; to keep a memory twice has no further effect
+        except StateUnreachable:  # an idle connection may have been cut; keeping a memory twice does no harm
             tables.change(*changes)
 
     def made_of(self, rows: Sequence[str]) -> dict[str, Memory]:
-        """For each of Spectron's ids, the memory from which it was made, if it was exactly one.
+        """For each of Spectron's ids, the memory that it was made from, if that is exactly one.
 
-        If that cannot be read, it is logged and the result is empty: a search then shows such hits under Spectron's own
+        If they cannot be read, that is logged and the result is empty; a search then shows such hits under Spectron's
         ids.
         """
         try:
@@ -118,7 +118,7 @@ class AddedMemories:
         return {row: Memory.from_json(json.loads(record)) for row, record in found}
 
     def memory(self, memory_id: str) -> Memory | None:
-        """One memory by the id that `add` gave."""
+        """One memory by the id that `add` returned."""
         found = self._rows("SELECT id, record FROM {}memory WHERE id = ?", (memory_id,))
         return Memory.from_json(json.loads(found[0][1])) if found else None
 
@@ -157,10 +157,10 @@ class AddedMemories:
         return self._bounded(read, READ_S)
 
     def _bounded(self, ask: Callable[[], _T], budget_s: float) -> _T:
-        """The result of `ask`; with a database, raises StateUnreachable after the budget."""
+        """The result of `ask`. With a database, raises StateUnreachable if it takes too long."""
         if self._state.folder is not None:
             return ask()
-        # A state in a directory needs none of this.
+        # Not imported above, because a state in a directory does not need it.
         from spectron_migrate.state.postgres_calls import BoundedThread
 
         with self._lock:

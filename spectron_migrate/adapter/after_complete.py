@@ -1,7 +1,7 @@
 """Answers Mem0's calls once the cutover is complete.
 
 `add` writes to Spectron, `search` queries it. `get`, `get_all` and `history` are answered from the catalogue and from
-what was added since. A call that Spectron cannot answer raises `NotInSpectron`, which says what to use instead.
+the memories added since. A call that Spectron cannot answer raises `NotInSpectron`, which says what to use instead.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 OPEN_TRIES = 5
 RETRY_S = 3600.0
-"""For this long after a call that raised, the same call counts as its retry.
+"""For this long after a call raised, the same call counts as its retry.
 
-Later the same words are a new statement, because the user may have said the opposite in between.
+Later, the same words count as a new statement, because the user may have said the opposite in between.
 """
 MOST_FAILED = 1_000
 """How many calls that raised are remembered."""
@@ -63,14 +63,14 @@ class _Open:
 
 @dataclass
 class _Request:
-    """One message of a call: the memory it becomes, and how it is sent. Made once, also if the call is repeated."""
+    """One message of a call: the memory that it becomes, and how it is sent. A retry of the call reuses it."""
 
     memory: Memory
     placed: Placement
     opened: _Open | None = None
     """The session that it was sent to."""
     row: dict[str, Any] | None = None
-    """What the caller gets for it, once it is stored."""
+    """What the caller gets for the message once it is stored."""
 
 
 @dataclass
@@ -101,7 +101,7 @@ class SpectronBackend:
         self._failed: dict[tuple[int, str], _Failed] = {}
         """Calls that raised.
 
-        If such a call is made again, it sends the same bytes, and nothing that was stored already.
+        If such a call is made again, it sends the same bytes, except for messages that are stored already.
         """
 
     # -- writing ------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class SpectronBackend:
         return self._core.spectron_thread.run(write)
 
     def _retried(self, call: tuple[int, str]) -> list[_Request] | None:
-        """The requests of a failed call that this call repeats."""
+        """The requests of the failed call that this call retries, if there is one."""
         failed = self._failed.pop(call, None)
         return failed.requests if failed is not None and self._core.now() - failed.at < RETRY_S else None
 
@@ -150,7 +150,7 @@ class SpectronBackend:
             app_id=owners.get("app_id"),
             actor_id=name,
             role=role,
-            # Metadata that is not JSON must fail here, and not after the write, when the memory is recorded.
+            # Metadata that is not JSON must fail here, not after the write when the memory is recorded.
             metadata=json.loads(json.dumps(kwargs.get("metadata") or {}, default=str)),
             created_at=now,
             updated_at=now,
@@ -166,7 +166,7 @@ class SpectronBackend:
     async def _write(self, api: SpectronApi, request: _Request) -> dict[str, Any]:
         if request.row is not None:
             return request.row
-        # Applications import this module before they need a connection.
+        # Imported here because applications import this module long before they need a connection.
         from spectron_migrate.spectron.session import SessionEnded
 
         memory, placed = request.memory, request.placed
@@ -176,14 +176,14 @@ class SpectronBackend:
                 stored = await self._send(api, request)
             except SessionEnded:
                 if request.opened is None or request.opened.used < 2:
-                    raise  # a new session would be refused like this one
+                    raise  # a new session would be refused in the same way
                 request.opened = None
                 stored = await self._send(api, request)
         given = replace(memory, id=stored.chunk_id or stored.turn_id or memory.id)
         row = {"id": given.id, "memory": given.memory, "event": "ADD", "role": given.role, "actor_id": given.actor_id}
         request.row = {name: value for name, value in row.items() if value is not None}
-        # In another thread, because a database that does not answer must not keep other calls from Spectron. The memory
-        # is stored already: if the call is cancelled here and repeated, it is not sent again.
+        # In another thread, so that a database that does not answer does not keep other calls from Spectron. The memory
+        # is already stored: if the call is cancelled here and retried, it is not sent again.
         made = (stored.turn_id, stored.chunk_id, *stored.ids)
         await asyncio.to_thread(self._core.added.add, given, made, placed.selector)
         return request.row
@@ -199,7 +199,7 @@ class SpectronBackend:
         try:
             return await opened.session.write(canonical_json(body).encode(), placed.infer)
         except BaseException:
-            # It may have left a turn, and in this session the turn of another call could not be told from it.
+            # It may have left a turn, which could not be told from the turn of another call in this session.
             self._open = {key: each for key, each in self._open.items() if each is not opened}
             raise
 
@@ -308,7 +308,7 @@ class SpectronBackend:
 
 
 def _texts(messages: Any, *, unsaid: Collection[str]) -> list[tuple[str, str | None, str]]:
-    """Role, name and text of each message given to `add`, except for roles in `unsaid`."""
+    """Role, name and text of each message given to `add`, except for messages with a role in `unsaid`."""
     each = [messages] if isinstance(messages, str | Mapping) else messages
     if not isinstance(each, Sequence):
         raise InputError(f"messages are a text, a message or a list of them, not {type(messages).__name__}")
@@ -326,7 +326,7 @@ def _texts(messages: Any, *, unsaid: Collection[str]) -> list[tuple[str, str | N
 
 
 def _without_times(request: _Request) -> list[Any]:
-    """What two calls have in common if one repeats the other."""
+    """The part of a call that its retry has too."""
     memory = replace(request.memory, id="", created_at=None, updated_at=None, text_at=None)
     return [memory.to_json(), request.placed.selector, request.placed.infer]
 

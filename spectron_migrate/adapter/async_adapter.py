@@ -20,14 +20,15 @@ T = TypeVar("T")
 
 
 class AsyncMemoryAdapter(AdapterBase):
-    """The thin adapter of the published guide. Nothing is lost if one side is down.
+    """The thin adapter of the published guide. No memory is lost if one side is down.
 
         adapter = AsyncMemoryAdapter(Memory(), SpectronClient(base_url=…, api_key=…))
         await adapter.add("I prefer vegetarian food.", user_id="alice")
         await adapter.search("What does Alice eat?", user_id="alice")
 
-    Memories are written to Mem0, and brought to Spectron in the way that the migration is set up. The routing decides
-    which system answers a search. A synchronous client is called in a thread, so that the event loop is never blocked.
+    Memories are written to Mem0; the migration brings them to Spectron, by following or through the outbox. The routing
+    decides which system answers a search. A synchronous client is called in a thread, so that the event loop is never
+    blocked.
     """
 
     @awaited_as(mem0.add_awaited)
@@ -140,7 +141,7 @@ class AsyncMemoryAdapter(AdapterBase):
         await self._beside(write.__exit__, None, None, None)
 
     async def _beside(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Run in a thread what may ask a database, so that it does not block the event loop."""
+        """Run a call that may ask a database in a thread, so that it does not block the event loop."""
         if self._core.is_remote:
             return await asyncio.to_thread(function, *args, **kwargs)
         return function(*args, **kwargs)

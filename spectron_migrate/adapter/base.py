@@ -1,4 +1,4 @@
-"""What both adapters have in common: how they are made, and which attributes are the wrapped client's."""
+"""What both adapters share: how they are made, and which attributes are those of the wrapped client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spectron_migrate.adapter.mem0_methods import COUNTED
 
 
 class AdapterBase:
-    """Wraps a client of Mem0; sends no request and writes no file when it is made."""
+    """Wraps a client of Mem0. Making one sends no request and writes no file."""
 
     def __init__(
         self,

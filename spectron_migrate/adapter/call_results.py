@@ -13,7 +13,7 @@ from spectron_migrate.state.call_log import CallResult
 ResultsOf = Callable[[str, Mapping[str, Any], Any], list[CallResult] | None]
 KEPT = ("actor_id", "role", "expiration_date")
 UNSAID = ("system", "developer", "tool", "function")
-"""Roles of messages that instruct the model or give it data. Nobody said them, and Mem0 makes no memory of them."""
+"""Roles of messages that instruct the model or give it data. Nobody said them, and Mem0 makes no memories of them."""
 
 
 def results_of(method: str, given: Mapping[str, Any], answer: Any) -> list[CallResult] | None:
@@ -30,16 +30,16 @@ def results_of(method: str, given: Mapping[str, Any], answer: Any) -> list[CallR
         text = given.get("text") if given.get("text") is not None else given.get("data")
         return (
             [CallResult("UPDATE", str(memory_id), text)] if isinstance(text, str) else []
-        )  # a change of metadata is no new text
+        )  # changing metadata makes no new text
     return None
 
 
 def messages_of(method: str, given: Mapping[str, Any], answer: Any) -> list[CallResult] | None:
-    """What was said, then what Mem0 made of it; only the memories if they are what was said.
+    """The message, then the memories that Mem0 made of it; only the memories if they have the message's own text.
 
     Several messages count as one, because Mem0 reads them together. A message of which Mem0 made nothing is not kept,
-    because no deletion in Mem0 could ever take it back. If Mem0 changed a memory, the new text also holds what an
-    earlier message said.
+    because no deletion in Mem0 could ever remove it. If Mem0 changed a memory, the new text also holds what an earlier
+    message said.
     """
     results = results_of(method, given, answer)
     as_it_is = method != "add" or given.get("infer") is False or given.get("memory_type") is not None
@@ -56,7 +56,7 @@ def messages_of(method: str, given: Mapping[str, Any], answer: Any) -> list[Call
 
 
 def _message_text(messages: Any) -> tuple[str, str | None]:
-    """Text and role of the messages given to `add`; an empty text if they have other parts than text."""
+    """Text and role of the messages given to `add`; an empty text if they contain anything but text."""
     each = [messages] if isinstance(messages, str | Mapping) else messages
     if not isinstance(each, list | tuple):
         return "", None
@@ -64,7 +64,7 @@ def _message_text(messages: Any) -> tuple[str, str | None]:
     if not all(isinstance(row, Mapping) for row in rows):
         return "", None
     turns = [(str(row.get("role") or "user"), row.get("content")) for row in rows]
-    # A call of a tool has no content.
+    # A message that calls a tool has no content.
     spoken = [(role, content) for role, content in turns if role not in UNSAID and content is not None]
     if not all(isinstance(content, str) for _, content in spoken):
         return "", None
@@ -74,7 +74,7 @@ def _message_text(messages: Any) -> tuple[str, str | None]:
 
 
 def _about(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Owners, metadata and expiry that the call gives to all its memories."""
+    """Owners, metadata and expiry that the call gives to all memories that it makes."""
     about: dict[str, Any] = {**owners_of(given), "metadata": dict(given.get("metadata") or {})}
     if given.get("expiration_date") is not None:
         about["expiration_date"] = str(given["expiration_date"])
@@ -104,9 +104,9 @@ def _added(given: Mapping[str, Any], answer: Any) -> list[CallResult] | None:
 
 
 def _tells_owners(given: Mapping[str, Any]) -> bool:
-    """Whether the call shows the owners of the memories.
+    """Whether the call shows who owns the memories.
 
-    Some generations trim ids, drop empty ones, or read metadata.
+    Some generations of Mem0 trim ids, drop empty ones, or read metadata.
     """
     named = {name: given[name] for name in ENTITIES if given.get(name) is not None}
     hidden = set(given.get("metadata") or {}) & set(ENTITIES) - set(named)

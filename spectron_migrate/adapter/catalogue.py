@@ -1,5 +1,4 @@
-"""The catalogue: from which memory a row of Spectron was made, and what Mem0 had about it, read from the migration's
-ledger.
+"""The catalogue: which memory a row of Spectron was made from, and what Mem0 knew of it, read from the ledger.
 
 Spectron answers with ids of its own. The receipts in the ledger show from which memory each was made; the memories'
 records hold what Mem0's callers expect: id, metadata, times. The catalogue writes nothing and caches nothing, so every
@@ -29,11 +28,11 @@ from spectron_migrate.state.store import StateStore, store_at
 WIDEST = 20_000
 """The most facts in one lens for `get_all`. With more it raises TooWide."""
 LOOK_EVERY_S = 1.0
-"""How often it is checked whether the ledger was replaced by another file."""
+"""How often to check whether another file has replaced the ledger."""
 PATIENCE_S = 2.0
-"""How long a database may be silent. A search waits this long, once."""
+"""How long a database may be silent. A search waits this long only once."""
 MOST_TEXTS = 2_000
-"""A row that no receipt names is compared with the texts of a lens if it has at most this many facts."""
+"""A row that no receipt names is compared with the texts of a lens only if the lens has at most this many facts."""
 
 _PARENTS: list[Ledger] = []
 
@@ -57,7 +56,7 @@ class StoredVersion:
     live: bool
     """Whether it is the newest text of a memory that Mem0 still has."""
     memories: tuple[Memory, ...]
-    """What an application sees for it: the memory, or for a message those of its memories that Mem0 still has."""
+    """What an application sees for it: the memory itself, or those memories of a message that Mem0 still has."""
     selector: Selector
     """The selector under which it was written."""
     turn_id: str | None
@@ -88,7 +87,7 @@ class Catalogue:
         return found
 
     def made_of(self, lens: Selector, ids: Sequence[str]) -> dict[str, list[StoredVersion]]:
-        """For each id of Spectron, the versions in the lens from which it was made; raises NoCatalogue."""
+        """For each id of Spectron, the versions in the lens that it was made from; raises NoCatalogue."""
         with self._reading():
             ledger = self._open()
             facts = receipts.facts_made_into(ledger, ids)
@@ -100,7 +99,7 @@ class Catalogue:
         return {each: made for each, made in found.items() if made}
 
     def all_in(self, lens: Selector) -> list[StoredVersion]:
-        """All versions in the lens; none if they are more than `MOST_TEXTS`."""
+        """All versions in the lens; none if there are more than `MOST_TEXTS`."""
         with self._reading():
             found = self._all_in(lens, MOST_TEXTS)
         return found if found is not None else []
@@ -127,7 +126,7 @@ class Catalogue:
             return memories.texts_of_memory(self._open(), mem0_id)
 
     def memories_in(self, lens: Selector) -> Iterator[Memory]:
-        """The memories in the lens, each once; raises TooWide if they are too many."""
+        """The memories in the lens, each once; raises TooWide if there are too many."""
         with self._reading():
             rows = self._all_in(lens, WIDEST)
         if rows is None:
@@ -144,7 +143,7 @@ class Catalogue:
             raise self._no_catalogue(error) from error
 
     def lost_journal(self, knows_of_one: bool) -> str | None:
-        """What the ledger knows of a cutover and the routing does not; see `RoutingReader`."""
+        """In words, what the ledger knows of a cutover and the routing does not; see `RoutingReader`."""
         with suppress(NoCatalogue, sqlite3.Error), self._reading():
             noted = cutover_note(self._open())
             is_newer = noted == "complete" or (noted is not None and not knows_of_one)
@@ -159,16 +158,16 @@ class Catalogue:
             self._ledger, self._seen, self._look_at = None, None, float("-inf")
 
     def forget_after_fork(self) -> None:
-        """In a child process: SQLite's connections are the parent's, and are neither used nor closed here."""
+        """In a child process: SQLite's connections are the parent's, so they are neither used nor closed here."""
         if self._ledger is not None:
             _PARENTS.append(self._ledger)
         self._lock = threading.RLock()
         self._ledger, self._seen, self._look_at = None, None, float("-inf")
 
     def connect(self) -> None:
-        """Open a ledger in a database, also again after its connection was lost.
+        """Open a ledger in a database, or reopen it after its connection was lost.
 
-        That takes longer than a search may wait.
+        This takes longer than a search may wait.
         """
         if self._state.folder is not None or self._clock() < self._look_at or self._is_connected():
             return
@@ -188,7 +187,7 @@ class Catalogue:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """A block in which nobody else reads; raises NoCatalogue if a database stops answering."""
+        """A block in which no other thread reads the ledger; raises NoCatalogue if a database stops answering."""
         with self._lock:
             try:
                 yield
@@ -198,7 +197,7 @@ class Catalogue:
     # -- the file -----------------------------------------------------------------------------------------
 
     def _open(self) -> Ledger:
-        """The ledger; opened again if there is another file now."""
+        """The ledger, reopened if another file has replaced it."""
         folder = self._state.folder
         if folder is None:
             if self._ledger is None or self._ledger.is_lost:
@@ -210,7 +209,7 @@ class Catalogue:
         try:
             if self._ledger is not None and self._ledger.is_outdated_copy:
                 self.close()
-                self._copied = True  # only once: a copy cannot follow what another version writes
+                self._copied = True  # opened only once, because a copy does not show what another version writes later
             seen = _identity(folder)
             if self._ledger is None or seen != self._seen:
                 self.close()
@@ -244,7 +243,7 @@ def _versions(ledger: Ledger, facts: Iterable[int]) -> dict[int, StoredVersion]:
 
 
 def _identity(folder: Path) -> int | None:
-    """A value that changes if another ledger takes the place of this one."""
+    """A value that changes if another ledger replaces this one."""
     path = folder / "ledger.db"
     return path.stat().st_ino if path.exists() else None
 

@@ -1,4 +1,4 @@
-"""What both adapters share: where a search goes, how Spectron's answer is rendered, and what is noted about writes.
+"""What both adapters share: where searches go, how Spectron's answers are rendered, and what is noted about writes.
 
 Before `complete`, Mem0 is authoritative and Spectron is optional. A failure on Spectron's side never becomes an error
 of the application: it is counted, and Mem0 answers.
@@ -54,19 +54,19 @@ from spectron_migrate.state.routing import Routing, name_of, subject_of
 from spectron_migrate.state.store import store_at
 
 MAX_K = 50
-"""Hits asked of Spectron, as many as verification asks for: some hits are not memories, or are old texts."""
+"""How many hits to ask Spectron for, the same as in verification: some are not memories, or are old texts."""
 PATIENCE = 2.5
 """How long a search waits for Spectron, as a multiple of the p95 budget. After that Mem0 answers."""
 ALONE_S = 30.0
-"""How long it waits after `complete`, when Mem0 can no longer answer."""
+"""How long a search waits after `complete`, when Mem0 can no longer answer."""
 TRIES_ALONE = 3
-"""How often Spectron is asked then: one cut connection must not cost the application its answer."""
+"""How often Spectron is asked then, so that one cut connection does not cost the application its answer."""
 
 _log = logging.getLogger("spectron_migrate.adapter")
 
 
 Added = Callable[[Sequence[str]], Mapping[str, Memory]]
-"""For ids of Spectron's rows: the memories added after `complete` from which they were made."""
+"""For ids of Spectron's rows: the memories added after `complete` that they were made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class SearchPlan:
     lens: Lens | None
     to_spectron: bool
     complete: bool
-    """The cutover is complete: only Spectron answers."""
+    """Whether the cutover is complete, so that only Spectron answers."""
     why_not: str = ""
     """Why Spectron cannot answer it; empty if it can."""
 
@@ -109,7 +109,7 @@ class AdapterCore:
         self.catalogue = Catalogue(self.state, clock=clock)
         self.catalogue.connect()
         self.routing = routing_reader(routing, self.state, self.settings, self.catalogue.lost_journal)
-        self.routing.fetch()  # the very first write must know where it belongs
+        self.routing.fetch()  # even the very first write must know where it belongs
         self.routing.current()
         self.added = AddedMemories(self.state)
         self.mapping_check = MappingCheck(self.mapping, self.catalogue, self.added, self.routing.current, clock=clock)
@@ -140,7 +140,7 @@ class AdapterCore:
     # -- searches -----------------------------------------------------------------------------------------
 
     def plan(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, wanted: bool = False) -> SearchPlan:
-        """Decide where one search goes; `wanted`: the application asks for Spectron by itself."""
+        """Decide where one search goes. `wanted`: the application itself asks for Spectron (`use_spectron`)."""
         self.heartbeat.begin()
         routing = self.routing.current()
         asked = self.calls.read(args, kwargs)
@@ -183,10 +183,10 @@ class AdapterCore:
         return PATIENCE * self.settings.cutover.guard.p95_s
 
     def found(self, plan: SearchPlan, answer: SpectronAnswer, added: Added | None = None) -> SearchResults:
-        """Spectron's answer in the form of Mem0's results; `added` finds what was added after `complete`.
+        """Spectron's answer in the form of Mem0's results; `added` finds memories added after `complete`.
 
-        Before that, raises NoCatalogue, because without a catalogue old and deleted memories could not be hidden, and
-        TooManyHidden if hidden hits took the places of others that Spectron did not return.
+        Before `complete`, raises NoCatalogue, because without a catalogue old and deleted memories could not be hidden,
+        and TooManyHidden if hidden hits took the places of hits that Spectron did not return.
         """
         rendered = self.render_hits(plan, answer, added)
         hidden = sum(rendered.left_out.get(why, 0) for why in HIDDEN)
@@ -201,7 +201,7 @@ class AdapterCore:
         return SearchResults(results=rows)
 
     def render_hits(self, plan: SearchPlan, answer: SpectronAnswer, added: Added | None = None) -> RenderedHits:
-        """As `found`, but counts nothing. For comparisons."""
+        """Like `found`, but counts nothing; for comparisons."""
         assert plan.asked is not None and plan.lens is not None  # noqa: S101, PT018 - planned so
         return render_hits(
             answer.rows,
@@ -216,16 +216,16 @@ class AdapterCore:
         )
 
     def answered(self, plan: SearchPlan, answer: Any) -> None:
-        """Mem0 answered a search; Spectron may be asked the same in the background."""
+        """Note that Mem0 answered a search. Spectron may be asked the same in the background."""
         self.calls.learn(answer)
         self.shadow.after(plan, answer)
 
     def succeeded(self, seconds: float) -> None:
-        """A search was answered by Spectron."""
+        """Note that Spectron answered a search."""
         self.guard.note(seconds, failed=False)
 
     def failed(self, error: BaseException, seconds: float) -> None:
-        """Spectron could not answer a search: count it, and log each kind of error once. Mem0 answers."""
+        """Note that Spectron could not answer a search, and log each kind of error once. Mem0 answers instead."""
         if isinstance(error, NoCatalogue | TooManyHidden):
             self.counters.read("crowded" if isinstance(error, TooManyHidden) else "no catalogue")
         else:
@@ -245,9 +245,10 @@ class AdapterCore:
     def writing(
         self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> AbstractContextManager[Callable[[Any], None]]:
-        """A context around a call that changes Mem0. It gives a function: call that with Mem0's answer.
+        """A context around a call that changes Mem0. It yields a function, to be called with Mem0's answer.
 
-        Raises NotLegal if the adapter is closed, and RoutingUnreadable if Mem0 may not be the one to write to.
+        Raises NotLegal if the adapter is closed, and RoutingUnreadable if it is not known whether Mem0 may be written
+        to.
         """
         self.refuse_if_closed()
         self.heartbeat.begin()
@@ -257,7 +258,7 @@ class AdapterCore:
 
     @property
     def is_remote(self) -> bool:
-        """Whether the notes about calls are in a database, so that each question takes a moment."""
+        """Whether calls are noted in a database, so that every query takes a moment."""
         return self.state.folder is None
 
     def is_complete(self) -> bool:
@@ -318,7 +319,7 @@ class AdapterCore:
         return "spectron" if self._is_caught_up(routing, asked) else "behind"
 
     def _may_want(self, routing: Routing, asked: SearchRequest) -> bool:
-        """Whether the application may ask for Spectron by itself: while reads are shifted, except for pinned users."""
+        """Whether the application itself may ask for Spectron: while reads are shifted, except for pinned users."""
         subject = subject_of(**asked.ids)
         pinned = subject is not None and name_of(routing.migration, subject) in routing.pinned_to_mem0
         return routing.phase in ("shift", "closing") and not pinned
@@ -345,7 +346,7 @@ class AdapterCore:
         return problem is not None
 
     def _held_back(self) -> str:
-        """Why searches do not go to Spectron at the moment; empty if they do."""
+        """Why no search goes to Spectron at the moment; empty if searches may."""
         if self.guard.state != "closed":
             return "guarded"
         return "" if self.readiness.is_given() else "no catalogue"

@@ -9,10 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 MOST_NAMES = 200
-"""The most calls that are counted by name.
-
-Most names come from an application's code, but some could be made of data.
-"""
+"""The most calls that are counted by name. Most names come from an application's code, but some could contain data."""
 OTHERS = "other calls"
 
 
@@ -47,7 +44,7 @@ class ProcessCounters:
             self.changes += 1
 
     def reads(self, counts: Mapping[str, int]) -> None:
-        """Count what was left out of an answer, by reason."""
+        """Count the hits that were left out of an answer, by reason."""
         with self._lock:
             self._reads.update(counts)
 

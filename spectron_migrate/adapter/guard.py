@@ -1,8 +1,8 @@
-"""The guard: if the reads of a process from Spectron fail, or take too long, it goes back to Mem0 by itself.
+"""The guard: a process whose reads from Spectron fail or take too long goes back to Mem0 by itself.
 
-It goes back as soon as its window has too many failures or too high a p95. No read waits for Spectron then. After a
-pause some searches are also asked of Spectron in the background; several good answers in a row bring the reads back,
-and a bad one starts the pause again, twice as long, so that the guard does not flap with the traffic.
+It goes back as soon as its window has too many failures, or too high a p95. From then on no read waits for Spectron.
+After a pause, some searches are also sent to Spectron in the background. Several good answers in a row move the reads
+back to Spectron. A bad one starts a pause that is twice as long, so that the guard does not flap.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ LEAST_FAILURES = 3
 LEAST_ANSWERS = 20
 """With fewer answers than this in a window, no p95 is computed."""
 PROBES = 5
-"""Good answers in a row that bring the reads back."""
+"""How many good answers in a row move the reads back to Spectron."""
 WELL_WITHIN = 0.8
-"""The share of the p95 budget that a probe may take, so that reads do not come back right at the limit."""
+"""The share of the p95 budget that a probe may take, so that reads do not move back right at the limit."""
 LONGEST_PAUSE = 10
 """The longest pause, in windows."""
 
@@ -45,7 +45,7 @@ class _Event:
 
 
 class Guard:
-    """`closed`: reads may go to Spectron. `open`: none may. `probing`: none may, but the background asks."""
+    """`closed`: reads may go to Spectron. `open`: none may. `probing`: none may, but the background asks Spectron."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Guard:
     ) -> None:
         """`clock` in seconds, monotonic; `now` with its zone."""
         self.since: str | None = None
-        """When it last went back to Mem0, RFC 3339; None while it has not, or has come back."""
+        """When it last went back to Mem0, RFC 3339; None while reads go to Spectron."""
         self._now = now
         self.reason = ""
         self.trips = 0
@@ -78,7 +78,7 @@ class Guard:
         return "probing" if self._clock() >= self._until else "open"
 
     def note(self, seconds: float, *, failed: bool) -> None:
-        """A read was answered by Spectron, or was not."""
+        """Note a read that Spectron answered, or failed to answer."""
         with self._lock:
             self._events.append(_Event(self._clock(), seconds, failed))
             if not self._is_open:
@@ -95,7 +95,7 @@ class Guard:
             return True
 
     def probed(self, seconds: float, *, failed: bool) -> None:
-        """The outcome of a probe."""
+        """Note the outcome of a probe."""
         with self._lock:
             self._probe_runs = False
             if failed or seconds > self._budget.p95_s * WELL_WITHIN:

@@ -31,7 +31,7 @@ _log = logging.getLogger("spectron_migrate.adapter")
 
 
 class Heartbeat:
-    """One thread, started by the first call, and again in a child process. Failures are logged, never raised."""
+    """One thread, started by the first call, also in a child process. Failures are logged, never raised."""
 
     def __init__(
         self,
@@ -41,9 +41,7 @@ class Heartbeat:
         guard: Guard,
         connect: Callable[[], None] = lambda: None,
     ) -> None:
-        """`state`: nothing is written while its directory or its tables do not exist. `connect` is called in the
-        thread.
-        """
+        """`state`: nothing is written while its directory or tables do not exist. `connect` is called in the thread."""
         self._connect = connect
         self._state = store_at(state)
         self._routing = routing
@@ -62,7 +60,7 @@ class Heartbeat:
         self._problem = ""
         self._drain_check_at = float("-inf")
         self._undrained = 0
-        """How many checks in a row found that nothing drains the outbox."""
+        """How many checks in a row found that no process drains the outbox."""
 
     def begin(self) -> None:
         """Start the thread unless it runs in this process."""
@@ -87,12 +85,12 @@ class Heartbeat:
         with self._lock:
             try:
                 self._beat()
-            except Exception as error:  # a database may raise anything, for example because a table is gone
+            except Exception as error:  # a database may raise any error, for example because a table is gone
                 problem = getattr(error, "strerror", None) or error
                 self._complain(f"{self._state.describe(FOLDER)} cannot be written: {problem}")
 
     def forget_after_fork(self) -> None:
-        """In a child process: file and lock are the parent's."""
+        """In a child process: the file and the lock are the parent's."""
         self._lock = threading.Lock()
         if self._own is not None:
             self._own.close()
@@ -121,7 +119,7 @@ class Heartbeat:
             self._wake.wait(EVERY_S)
 
     def _warn_if_undrained(self, routing: Routing) -> None:
-        """Warn once whenever nothing drains the outbox, and why."""
+        """Warn once each time the outbox is found not to be drained, and say why."""
         if time.monotonic() < self._drain_check_at:
             return
         self._drain_check_at = time.monotonic() + UNCHANGED_S

@@ -1,10 +1,10 @@
-"""After `complete`: are the memories where this process's mapping looks for them?
+"""After `complete`: checks that the memories are where this process's mapping looks for them.
 
-A mapping that was edited since the replay could write a user's memories to another scope, and search where none are. It
-is compared with the ledger's by its digest. If the digests differ, the whole ledger is read once, to find the filters
-that would miss a memory. Everybody else is served, because lookup tables may grow. Without a ledger the routing says
-which rules were in force. Memories that adapters of this host have added since are compared as well, whatever the
-digests say.
+A mapping that was edited since the replay could write a user's memories to another scope, and search where none are. So
+its digest is compared with the ledger's. If they differ, the whole ledger is read once, to find the filters that would
+miss a memory. All other filters are served, because lookup tables may grow. Without a ledger the routing says which
+rules were in force. Memories that adapters of this host have added since are compared as well, whatever the digests
+say.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from spectron_migrate.state.routing import Routing
 LOOK_EVERY_S = 1.0
 """How often the digests are compared."""
 ADDED_EVERY_S = 30.0
-"""How often one filter is compared with the memories that adapters added since."""
+"""How often one filter is compared with the memories added since `complete`."""
 MOST = 50_000
 """How many filters and places are remembered."""
 
 _log = logging.getLogger("spectron_migrate.adapter")
 
 Filter = frozenset[tuple[str, str]]
-"""Ids by which a search may filter. A run is left out if there are other ids, because it does not change the lens."""
+"""Ids that a search may filter by. A run is left out if there are other ids, because it does not change the lens."""
 
 
 class OtherMapping(InputError):
-    """The mapping is not the one with which these memories were written, and it does not look where they are."""
+    """These memories were written with another mapping, and this one does not look where they are."""
 
 
 class MappingCheck:
@@ -63,11 +63,11 @@ class MappingCheck:
         self._lock = threading.Lock()
         self._looked_at = float("-inf")
         self._compared: str | None = None
-        """The ledger's digest when it was read."""
+        """The ledger's mapping digest when the ledger was read."""
         self._missed: frozenset[Filter] = frozenset()
         """Filters that miss a memory under this mapping."""
         self._other_rules = False
-        """No ledger can be read, and the routing says that the rules are others."""
+        """No ledger can be read, and the routing shows that other rules are in force."""
         self._warned = False
         self._good: dict[Filter, float] = {}
         """When a filter was last compared with the memories added since."""
@@ -75,7 +75,7 @@ class MappingCheck:
     def refuse(self, ids: Mapping[str, str], *, writes: bool) -> None:
         """Raise OtherMapping if a search by these ids would miss a memory, or a write would go to another scope.
 
-        The first call may read the whole ledger, if the mapping is not the one that is in force.
+        If the mapping is not the one in force, the first call reads the whole ledger.
         """
         if self._clock() - self._looked_at >= LOOK_EVERY_S:
             with self._lock:
@@ -137,7 +137,7 @@ class MappingCheck:
         return frozenset(missed)
 
     def _filters_that_miss(self, ids: Mapping[str, str], selector: Selector) -> set[Filter] | None:
-        """Filters that match a memory with these ids and do not look where it is; None if none of them has a lens."""
+        """Filters that match a memory with these ids but do not look where it is; None if none of them has a lens."""
         looks = {each: self._looks_there(each, selector) for each in _filters_of(ids)}
         if all(each is None for each in looks.values()):
             return None
@@ -159,7 +159,7 @@ class MappingCheck:
         try:
             selectors = self._added.selectors_of(dict(each))
         except (OSError, sqlite3.Error, MigrateError) as error:
-            # The ledger was compared anyway. An unreadable file must not keep Spectron from storing.
+            # The ledger was compared anyway, and an unreadable file must not prevent writes to Spectron.
             _log.warning("memories added since the cutover cannot be compared with the mapping: %s", error)
             selectors = []
         if any(self._looks_there(each, selector) is False for selector in selectors):
@@ -185,6 +185,6 @@ def _filters_of(ids: Mapping[str, str]) -> Iterator[Filter]:
 
 
 def _filters_of_owner(ids: Mapping[str, str]) -> list[Filter]:
-    """Those of them that name the owner: the user if there is one, else the agent, the run or the app."""
+    """Of these, the filters that name the owner: the user if there is one, else the agent, the run or the app."""
     owner = next(((name, ids[name]) for name in ENTITIES if name in ids), None)
     return [each for each in _filters_of(ids) if owner in each]

@@ -1,6 +1,6 @@
-"""What a call of Mem0 asks for, in the form of any generation of Mem0, and whether Spectron could answer it (pure).
+"""Reads calls in the form of any generation of Mem0: what they ask for, and whether Spectron could answer (pure).
 
-The wrapped client's own signature shows how to read a call: ids as keywords or in `filters`, `limit` or `top_k`,
+The signature of the wrapped client shows how to read a call: ids as keywords or in `filters`, `limit` or `top_k`,
 positional or not, options as keywords or as an object. Only plain equality of ids can become a lens. Anything else that
 narrows a search is named in `beyond`; such a search is answered by Mem0 and counted.
 """
@@ -20,7 +20,7 @@ USUAL_THRESHOLD = 0.1
 _ID_TYPES = (str, int)
 _LENGTHS = ("top_k", "limit")
 _WITHOUT_EFFECT = frozenset({"rerank", "version", "output_format", "api_version", "async_mode", "enable_graph"})
-"""Options about ranking and about the form of answers. Spectron ranks by itself, and the form is kept anyway."""
+"""Options about ranking and about the form of answers. Spectron ranks in its own way, and the form is kept anyway."""
 _READ = ("search", "get_all", "add", "update", "delete")
 """Methods whose signatures are read."""
 _MOST_NAME = 48
@@ -39,7 +39,7 @@ class SearchRequest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Form:
-    """A signature, read once: `inspect`'s binding would take longer than all the rest of an adapter's call."""
+    """A signature, read once, because binding with `inspect` would take longer than the rest of an adapter's call."""
 
     names: frozenset[str]
     by_position: tuple[str, ...]
@@ -102,7 +102,7 @@ class Mem0Calls:
         return {name: value.strip() for name, value in ids.items()} if self.ids_are_filters else ids
 
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> SearchRequest | None:
-        """What a search asks for, with fitted keywords; None if the call is invalid: Mem0 itself should say so."""
+        """What a search asks for, with fitted keywords; None for an invalid call, which Mem0 itself should refuse."""
         given = self._given("search", args, kwargs)
         if given is None or not isinstance(given.get("query"), str):
             return None
@@ -172,10 +172,7 @@ def owners_of(kwargs: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_id(value: Any) -> bool:
-    """Whether every generation of Mem0 takes this as an id.
-
-    An empty one is dropped by one generation and refused by another.
-    """
+    """Whether every generation of Mem0 takes this as an id. One generation drops an empty id, another refuses it."""
     return isinstance(value, _ID_TYPES) and not isinstance(value, bool) and str(value).strip() != ""
 
 
@@ -229,8 +226,5 @@ def _form(method: Any) -> _Form | None:
 
 
 def _named(name: str) -> str:
-    """The name in the form that counts show.
-
-    Most names come from an application's code, but some could be made of data.
-    """
+    """The name as counts show it. Most names come from an application's code, but some could contain data."""
     return "".join(letter if letter.isprintable() else "?" for letter in name)[:_MOST_NAME]

@@ -11,7 +11,7 @@ WRITES = frozenset({"update", "delete", "delete_all", "reset", "batch_update", "
 """Methods that change memories: their owners are read from Mem0 until the change is in Spectron."""
 
 BY_MEMORY_ID = frozenset({"update", "delete"})
-"""Those of them whose first argument is the id of one memory."""
+"""Of these, the methods whose first argument is the id of one memory."""
 
 COUNTED = frozenset(
     {
@@ -29,7 +29,10 @@ COUNTED = frozenset(
         "sample_profiles",
     }
 )
-"""Methods that have no equivalent in Spectron: counted for the gate `calls`; after `complete` refused or emulated."""
+"""Methods that have no equivalent in Spectron.
+
+They are counted for the gate `calls`, and refused or emulated after `complete`.
+"""
 
 
 def details_of(name: str, kwargs: Mapping[str, Any]) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ class MemoryAdapter(AdapterBase):
         return answer
 
     def _from_spectron(self, plan: SearchPlan) -> SearchResults | None:
-        """Spectron's answer; None if Mem0 has to answer. That is counted."""
+        """Spectron's answer; None, counted, if Mem0 has to answer."""
         core = self._core
         future = core.ask(plan)
         if future is None:

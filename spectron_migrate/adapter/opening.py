@@ -1,4 +1,4 @@
-"""What an adapter is made from: its settings, the state that it uses, the routing, and access to Spectron."""
+"""Opens what an adapter needs: its settings, the state that it uses, the routing, and access to Spectron."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ def settings_of(config: str | Path | None, *, state: str | Path | None, mapping:
 
 
 def use_if_possible(place: Path | PostgresLocation) -> None:
-    """Record that the state is used; raises if it was moved, or is being copied.
+    """Record that the state is in use.
 
-    Any other problem is left alone: the routing cannot be read there either, and each write says so.
+    Raises if it was moved or is being copied. Other problems are ignored, because then the routing cannot be read
+    either, and each write reports that.
     """
     try:
         use_state(place)
@@ -54,13 +55,13 @@ def warn_of_unused_mappings(settings: Settings, mapping: ScopeMapping) -> None:
 def routing_reader(
     routing: str | Path | None, state: StateStore, settings: Settings, lost_journal: Callable[[bool], str | None]
 ) -> RoutingReader:
-    """The reader of the named routing, or else of the state's; raises InputError if it cannot be read.
+    """The reader of the named routing, or else of the state's routing; raises InputError if it cannot be read.
 
-    `lost_journal`: as `RoutingReader` takes it.
+    `lost_journal`: as in `RoutingReader`.
     """
     named = bool(routing) or settings.state_is_named
     if routing and state.folder is None:
-        # The journal in the database is not read then, so its ledger does not show that one was lost.
+        # In that case the journal in the database is not read, so its ledger cannot show that a journal was lost.
         lost_journal = _nothing_lost
     try:
         source = str(routing) if routing else state.folder or state
@@ -70,7 +71,7 @@ def routing_reader(
 
 
 def access_of(settings: Settings, client: Any | None) -> Callable[[], SpectronAccess]:
-    """How Spectron is reached: as the client that was given, else by the settings."""
+    """How to reach Spectron: by the given client, or else by the settings."""
     if client is None:
         return settings.spectron.require
     access = SpectronAccess(client.base_url, client.context, Secret(client._api_key), client._timeout_s)

@@ -1,10 +1,10 @@
-"""How one process notes its calls that change Mem0, and whose reads have to wait for the calls of all processes.
+"""Notes the calls of one process that change Mem0, and knows whose reads have to wait for calls of all processes.
 
 Each call is noted in the log (`state/call_log.py`) before and after it is made. If the log cannot be written, or a
-database does not answer in time, the application's call does not fail. Instead the file `outbox.missed` gets the time,
-and everybody's reads stay with Mem0 until all of Mem0 has been read. A database has no such file: there the call is
-noted as unknown once the database answers, and until then this process reads from Mem0. Before a cutover begins nothing
-is written; without a state directory everything stays in the memory of the process.
+database does not answer in time, the application's call does not fail. Instead, the time goes into the file
+`outbox.missed`, and everybody's reads stay with Mem0 until all of Mem0 has been read. A database has no such file:
+there the call is noted as unknown once the database answers, and until then this process reads from Mem0. Before a
+cutover begins nothing is written. Without a state directory, everything stays in this process's memory.
 """
 
 from __future__ import annotations
@@ -40,21 +40,19 @@ from spectron_migrate.state.store import StateStore, store_at
 CONNECT_S = 5.0
 """How long the background waits for a connection to a database."""
 RETRY_S = 1.0
-"""How often the process tries again to open a log that could not be opened, and looks whether files of version 0.1 are
-still there.
-"""
+"""How often the process tries again to open a log, and checks whether files of version 0.1 are still there."""
 CHECKPOINT = 1 << 16
-"""Bytes between two recorded offsets. Space is given back up to one of them."""
+"""Bytes between two recorded offsets. Space is freed up to one of them."""
 KEPT_S = 300.0
-"""How long lines are kept after they were drained. Memories that Mem0 has only accepted may appear this much later."""
+"""How long lines are kept after they were drained. Memories that Mem0 has accepted may appear up to this much later."""
 MOST_TAIL = 1_000_000
-"""The most bytes of the log that a search reads. If more is new, the background thread has to read it first."""
+"""The most bytes of the log that a search reads itself. The background thread has to read more than that."""
 _FAILURES = (OSError, sqlite3.Error, MigrateError)
-"""What a log or a database may raise; none of it may fail a call of the application."""
+"""Errors that a log or a database may raise, and that must not fail a call of the application."""
 _UNNAMED = "-"
-"""Stands for the token of a process that has none."""
+"""Used in place of a token by a process that has none."""
 MOST_OWNERS = 10_000
-"""With more owners than this, the owners of whom Spectron has everything are forgotten."""
+"""If more owners than this are remembered, those for whom Spectron has everything are forgotten."""
 
 _log = logging.getLogger("spectron_migrate.adapter")
 
@@ -69,7 +67,7 @@ class ProcessCalls:
         self._token: str | None = None
         self._lock = threading.Lock()
         self._view_lock = threading.Lock()
-        """Held while the log is opened or read. That may take longer than a call may wait."""
+        """Held while the log is opened or read, which may take longer than a call may wait."""
         self._numbers = itertools.count(1)
         self._epochs: dict[int, int] = {}
         """Running calls, each with the step of the cutover in which it began."""
@@ -81,21 +79,21 @@ class ProcessCalls:
         self._is_before_in_use = False
         self._missed_here = NEVER
         self._checkpoints: deque[tuple[float, int]] = deque()
-        """Times at which the log had been read up to an offset."""
+        """Recorded times, each with the offset up to which the log had been read."""
         self._owed: list[str] = []
-        """Lines for which the log had no room, to be written once it has."""
+        """Lines for which the log had no room, to be written later."""
         self._is_claimed = False
         self._complained = False
         self.changes = 0
         self.unnoted = 0
-        """Calls that the log did not take."""
+        """Calls that could not be noted in the log."""
 
     # -- noting calls --
 
     def start(self, routing: Callable[[], Routing]) -> tuple[int, Routing]:
         """Begin a call; returns its number and the routing in force for it.
 
-        It counts as running before another process can conclude that no call of an earlier epoch runs.
+        The call counts as running before another process can conclude that no call of an earlier epoch is running.
         """
         with self._lock:
             current = routing()
@@ -105,7 +103,7 @@ class ProcessCalls:
         return number, current
 
     def finish(self, number: int) -> None:
-        """The call is over."""
+        """Note that the call is over."""
         with self._lock:
             self._epochs.pop(number, None)
             self.changes += 1
@@ -119,7 +117,7 @@ class ProcessCalls:
     def note_begin(self, number: int, epoch: int, at: float, subject: CallSubject, *, capture: bool) -> str:
         """Write the line before a call; returns the call's name in the log.
 
-        `capture`: the results are noted after it.
+        `capture`: its results will be noted after it.
         """
         if not self._open(capture=capture):
             call = f"{_UNNAMED}/{number}"
@@ -136,9 +134,9 @@ class ProcessCalls:
         if call.startswith(_UNNAMED):
             self._remember(line, at)
             self._count_unnoted()
-            if self._state.folder is None:  # others learn of it when the database answers
+            if self._state.folder is None:  # other processes learn of it once the database answers
                 self._owed.append(unknown_line(call, at, subject))
-        elif call.rpartition("/")[0] == self._token:  # otherwise this is a child process, and the call is its parent's
+        elif call.rpartition("/")[0] == self._token:  # in a child process, the call is the parent's
             self._append(line, at, otherwise=unknown_line(call, at, subject))
 
     def refuse_other_host(self) -> None:
@@ -148,7 +146,7 @@ class ProcessCalls:
         except OtherHost as error:
             raise NotLegal(
                 str(error),
-                hint="with `cutover: {catch_up: follow}` any number of hosts may write: abort and start anew with it",
+                hint="with `cutover: {catch_up: follow}` any number of hosts may write: abort and start again with it",
             ) from None
         except _FAILURES as error:
             self._complain(error)
@@ -157,21 +155,21 @@ class ProcessCalls:
 
     def must_wait(self, owner: str, as_of: float) -> bool:
         """Whether Spectron, caught up as of this time, may still lack something that a read by this id should find."""
-        if self._missed_here >= as_of or self._owed or self._view_of_before():
+        if self._missed_here >= as_of or self._owed or self._has_older_calls():
             return True
         if self._state.folder is None and self._token is None:
-            return True  # what other processes note cannot be seen yet
+            return True  # calls of other processes cannot be seen yet
         self._open(capture=False)
         if self._log is not None:
             try:
                 folder = self._state.folder
-                # Not for a database: there each question takes time, and the background has read all but the last
+                # Not with a database: every query takes time, and the background thread has read all but the last
                 # moment.
                 if folder is not None and (missed_at(folder) >= as_of or self._log.size - self._position > MOST_TAIL):
                     return True
                 self._tail(self._log)
             except _FAILURES:
-                return True  # what other processes note cannot be seen
+                return True  # calls of other processes cannot be seen
         if self._view.owners > MOST_OWNERS:
             with self._view_lock:
                 self._view.forget_before(as_of)
@@ -180,9 +178,9 @@ class ProcessCalls:
     # -- in the background --
 
     def maintain(self, *, as_of: float, drained: bool) -> None:
-        """Write lines that had no room, end calls of dead processes, and give back space of the log.
+        """Write lines that had no room, end calls of dead processes, and free space of the log.
 
-        `drained`: a follower drains the log, and gives its space back itself.
+        `drained`: a follower drains the log, and frees its space itself.
         """
         if self._state.folder is None and self._token is None:
             self.connect()
@@ -206,7 +204,7 @@ class ProcessCalls:
         if self._log is not None:
             self._log.forget_after_fork()
         if self._state.folder is None:
-            self._log = None  # the child connects anew
+            self._log = None  # the child makes a connection of its own
         self._view, self._position = CallView(), self._log.first_line() if self._log is not None else 0
 
     def close(self) -> None:
@@ -218,7 +216,7 @@ class ProcessCalls:
     # -- how --
 
     def _open(self, *, capture: bool) -> bool:
-        """Whether the log can be used; to capture, the outbox must be this host's."""
+        """Whether the log can be used. To capture, the outbox must belong to this host."""
         if self._token is not None and (self._is_claimed or not capture):
             return True
         if self._state.folder is None:
@@ -227,7 +225,7 @@ class ProcessCalls:
             return self._try_to_open(capture=capture)
 
     def connect(self) -> None:
-        """Open the log of a database, which takes longer than a call may wait."""
+        """Open the log in a database, which takes longer than a call may wait."""
         if self._state.folder is None:
             with self._view_lock:
                 self._try_to_open(capture=True)
@@ -275,7 +273,10 @@ class ProcessCalls:
             self.changes += 1
 
     def _remember(self, line: str, at: float) -> None:
-        """Keep in memory what cannot be noted in the log. Others can at least see that something is missing there."""
+        """Keep in memory what cannot be noted in the log.
+
+        Other processes at least see that something is missing there.
+        """
         self._view.fold(line.encode(), self._position)
         self._note_missed(at)
 
@@ -286,7 +287,7 @@ class ProcessCalls:
                 note_missed(folder, at)
 
     def _tail(self, log: CallLines) -> None:
-        """Read what was appended since. Raises OSError."""
+        """Read what was appended since the last call. Raises OSError."""
         if self._state.folder is not None and log.size == self._position:
             return
         with self._view_lock:
@@ -298,15 +299,15 @@ class ProcessCalls:
                 self._checkpoints.append((time.time(), self._position))
 
     def _release(self, log: CallLines, as_of: float) -> None:
-        """Give back the space of lines that nobody needs: those of calls that ended long before `as_of`."""
+        """Free the space of lines that nobody needs: those of calls that ended long before `as_of`."""
         end = 0
         while self._checkpoints and self._checkpoints[0][0] + KEPT_S < as_of:
             _, end = self._checkpoints.popleft()
         if end:
             log.release(min(end, self._view.oldest_running(end)))
 
-    def _view_of_before(self) -> bool:
-        """Whether there are files of version 0.1 that no drain has taken over yet. Then everybody waits."""
+    def _has_older_calls(self) -> bool:
+        """Whether files of version 0.1 hold calls that no drain has taken over yet. While they do, every read waits."""
         if time.monotonic() >= self._check_before_at:
             self._check_before_at = time.monotonic() + RETRY_S
             self._is_before_in_use = self._state.folder is not None and is_in_use(self._state.folder)

@@ -1,4 +1,4 @@
-"""Whether searches may go to Spectron: ledger, mapping and context must be those that wrote the memories."""
+"""Checks whether searches may go to Spectron: ledger, mapping and context must be those that wrote the memories."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from spectron_migrate.adapter.catalogue import Catalogue
 from spectron_migrate.settings.types import SpectronAccess
 
 LOOK_EVERY_S = 1.0
-"""How often it is checked."""
+"""How often to check."""
 _log = logging.getLogger("spectron_migrate.adapter")
 
 
@@ -24,7 +24,7 @@ class Readiness:
         *,
         clock: Callable[[], float],
     ) -> None:
-        """Looks at nothing yet. `access` may raise MigrateError if settings are missing."""
+        """Checks nothing yet. `access` may raise MigrateError if settings are missing."""
         self._catalogue = catalogue
         self._mapping_digest = mapping_digest
         self._access = access
@@ -42,7 +42,7 @@ class Readiness:
         return self._problem is None
 
     def forget(self) -> None:
-        """Look again at the next call."""
+        """Check again at the next call."""
         self._looked_at = float("-inf")
 
     def _look(self) -> str | None:

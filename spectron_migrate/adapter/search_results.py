@@ -1,9 +1,9 @@
-"""Renders Spectron's hits as results of Mem0 (pure, except for the catalogue that is given).
+"""Renders Spectron's hits as results of Mem0 (pure, except that it reads the given catalogue).
 
 A hit becomes the memory from which it was made: its id, literal text, metadata and times; each memory once, in the
 order of the hits. Old texts and deleted or expired memories are hidden. A hit that is not one memory is left out. After
-`complete`, a passage that neither the ledger nor the state directory knows was added since; it is shown under its own
-id.
+`complete`, a passage that neither the ledger nor the state directory knows must have been added since. It is shown
+under its own id.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PASSAGES = frozenset({"memory_chunk", "turn"})
 
 
 class TooManyHidden(Exception):
-    """An answer has the most hits that Spectron gives, and too many of them are hidden."""
+    """An answer has as many hits as Spectron gives at most, and too many of them are hidden."""
 
 
 class SearchResults(dict[str, Any]):
@@ -74,7 +74,7 @@ def render_hits(
     ids of Spectron's rows, and `owners` are the ids given to passages that neither ledger nor `added` knows. Raises
     NoCatalogue.
     """
-    # The turn of a hit says more than its id: a receipt names only the first passage of a long text.
+    # The turn of a hit says more than its id, because a receipt names only the first passage of a long text.
     rows_behind = [row for hit in hits for row in (hit.turn_id, hit.id) if row is not None]
     made_of = catalogue.made_of(lens.selector, rows_behind) if catalogue is not None else {}
     unnamed = [hit for hit in hits if not _behind(hit, made_of)]
@@ -118,7 +118,7 @@ def render_hits(
 
 
 def _behind(hit: Hit, rows: Mapping[str, T]) -> T | None:
-    """What is known about the hit's turn, or else about its own id."""
+    """What the catalogue knows about the hit's turn, or else about its own id."""
     found = rows.get(hit.turn_id) if hit.turn_id is not None else None
     return found if found is not None else rows.get(hit.id)
 
@@ -129,7 +129,7 @@ def _live(
     lens: Lens,
     catalogue: Catalogue | None,
 ) -> dict[str, StoredVersion]:
-    """Current versions that hits may be: those named by receipts; all of the lens, if a passage has no receipt."""
+    """Current versions that hits may be: those that receipts name, or the whole lens if a passage has no receipt."""
     known = {each.no: each for found in made_of.values() for each in found}
     if catalogue is not None and any(hit.source in _PASSAGES for hit in unnamed):
         known.update({each.no: each for each in catalogue.all_in(lens.selector)})
@@ -166,7 +166,7 @@ def as_mem0(memory: Memory, *, score: float | None = None) -> dict[str, Any]:
 
 
 def as_added_elsewhere(hit: Hit, owners: Mapping[str, str]) -> dict[str, Any]:
-    """A memory that another host added after `complete`. Only Spectron's id and the text are known of it."""
+    """A memory that another host added after `complete`. Only its text and Spectron's id are known."""
     text_hash = hashlib.md5(hit.text.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
     row = {"id": hit.id, "memory": hit.text, "hash": text_hash, "metadata": None, "score": hit.score}
     return {**row, "created_at": None, "updated_at": None, **owners}
@@ -178,26 +178,29 @@ def as_mem0_time(text: str | None) -> str | None:
 
 
 def is_expired(memory: Memory, today: str) -> bool:
-    """Whether Mem0 hides the memory: from the day after its expiration date on."""
+    """Whether Mem0 hides the memory, which it does from the day after its expiration date."""
     return memory.expiration_date is not None and memory.expiration_date[:10] < today
 
 
 def _why_not_new(hit: Hit, lens: Lens, catalogue: Catalogue | None) -> str:
-    """Why an unknown passage is not shown as a memory added since; empty if it is shown."""
+    """Why an unknown passage is not shown as an added memory; empty if it is shown."""
     if lens.run_filter is not None:
-        return "run_filtered"  # its run is not known either
+        return "run_filtered"  # its run is unknown too
     in_parts = len(hit.text) >= PASSAGE_LETTERS
     is_old = catalogue is not None and catalogue.was_in_old_text(lens.selector, hit.text, in_parts=in_parts)
     return "stale" if is_old else ""
 
 
 def _is_another_text(hit: Hit, stored: StoredVersion, verdict: HitMatch) -> bool:
-    """Whether a text is only similar to a memory's text and no passage of it. After `complete` it is another memory."""
+    """Whether a text is only similar to a memory's text and no passage of it.
+
+    After `complete` that is another memory.
+    """
     return isinstance(verdict, Matched) and verdict.by == "similar" and plain(hit.text) not in plain(stored.text)
 
 
 def _next_of(verdict: Matched, live: Mapping[str, StoredVersion], rows: Mapping[str, Any]) -> StoredVersion:
-    """The memory for which a hit stands. If several memories have the text, the next one that is not shown yet."""
+    """The memory that a hit stands for. If several memories have the text, the next one that is not shown yet."""
     choices = [live[name] for name in (verdict.mem0_id, *sorted(verdict.also))]
     return next((each for each in choices if any(one.id not in rows for one in each.memories)), choices[0])
 
@@ -215,7 +218,7 @@ def _nearest_first(memories: Sequence[Memory], query: str) -> Sequence[Memory]:
 def _is_elsewhere(memory: Memory, selector: Selector, lens: Lens, ids: Mapping[str, str]) -> bool:
     """Whether Mem0 would not show it for these ids: its owner changed, or the lens is wider than the filter.
 
-    Whatever is in a node that is shared on purpose is shown to everybody.
+    Memories in a node that is shared on purpose are shown to everybody.
     """
     known = memory.entity_ids
     differs = any(known.get(name) != value for name, value in ids.items() if name != "run_id" or len(ids) == 1)

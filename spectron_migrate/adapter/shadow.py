@@ -1,8 +1,8 @@
 """Shadow reads: a sample of the searches that Mem0 answered is sent to Spectron too, in the background.
 
-Nobody waits for them, and few run at once. They give sums to the people who decide about the cutover: how many were
-asked and failed, how long they took, how much of Mem0's answer Spectron found. A process whose guard sent its reads
-back to Mem0 probes Spectron in the same way.
+Nobody waits for them, and few run at once. Their totals help people decide about the cutover: how many were sent and
+failed, how long they took, how much of Mem0's answer Spectron found. A process whose guard sent its reads back to Mem0
+probes Spectron in the same way.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ if TYPE_CHECKING:
     from spectron_migrate.adapter.core import AdapterCore, SearchPlan
 
 MOST = 4
-"""Shadow reads that run at once; more of the sample are dropped, and counted."""
+"""The most shadow reads that run at once. Further ones are dropped, and counted."""
 PAUSE_S = 1.0
-"""After a failure no shadow read begins for this long, because a failure at every search would cost the application
-time.
-"""
+"""After a failure no shadow read begins for this long, because a failure in every search would cost time."""
 
 _log = logging.getLogger("spectron_migrate.adapter")
 
@@ -40,7 +38,7 @@ class ShadowReads:
         self._not_before = float("-inf")
 
     def after(self, plan: SearchPlan, mem0_answer: Any) -> None:
-        """Mem0 answered a search; the same may be asked of Spectron now. Never waits, never raises."""
+        """After Mem0 answered a search: perhaps ask Spectron the same. Never waits, never raises."""
         if plan.asked is None or plan.lens is None or plan.complete:
             return
         if self._core.guard.may_probe():
@@ -56,7 +54,7 @@ class ShadowReads:
         began = self._core.now()
         try:
             future = self._core.query(plan)
-        except Exception as error:  # no key, a bad endpoint, too many queries: the application should see none of these
+        except Exception as error:  # no key, a bad endpoint, …: the application must not see any of these
             self._done(plan, None, error, began, mem0_ids, probes)
             return
         self.under_way += 1
@@ -87,7 +85,7 @@ class ShadowReads:
             return
         try:
             ours = [row["id"] for row in core.render_hits(plan, answer).rows]
-        except Exception as problem:  # in the loop's thread nobody would catch it
+        except Exception as problem:  # nobody would catch it in the loop's thread
             _log.warning("a shadow read could not be compared: %s", problem)
             core.counters.shadow(asked=1, failed=1)
             return

@@ -1,7 +1,7 @@
-"""Queries to Spectron from an application's threads: one event loop in a thread of its own, few queries at once.
+"""Sends queries to Spectron from an application's threads, through one event loop in a thread of its own.
 
-While Mem0 can still answer, a search must not wait for retries or for a server that hangs: it has one try, and without
-an answer in time it has failed. While too many queries are under way, the next one fails at once.
+While Mem0 can still answer, a search must not wait for retries or for a server that hangs. So it has one try, and fails
+without an answer in time. If too many queries are under way, the next one fails at once.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from spectron_migrate.spectron.api import SpectronApi
 
 MOST = 64
-"""Queries under way at once; more would only wait for each other."""
+"""The most queries under way at once. More would only wait for each other."""
 
 END_S = 5.0
 """How long closing waits for the thread."""
 GRACE_S = 2.0
-"""How long queries that are under way may take to fail once the connections are closed."""
+"""How long queries under way may take to fail once the connections are closed."""
 
 T = TypeVar("T")
 
 _PARENTS: list[SpectronApi | None] = []
-"""Connections of the parent process, kept so that nothing in a child closes them."""
+"""Connections of the parent process. They are kept, so that nothing in a child closes them."""
 
 
 class Busy(Unreachable):
@@ -71,7 +71,7 @@ class SpectronThread:
         return self._under_way
 
     def query(self, text: str, lens: Selector, *, k: int, timeout_s: float, tries: int = 1) -> Future[SpectronAnswer]:
-        """Ask, within this time for all tries; the future raises MigrateError.
+        """Send a query, with this much time for all tries; the future raises MigrateError.
 
         Raises Busy, and what `access` raises.
         """
@@ -85,7 +85,7 @@ class SpectronThread:
             except TimeoutError:
                 raise Slow(
                     f"Spectron at {api.endpoint} did not answer a search within {timeout_s:g} s",
-                    hint="is it up, and is the network? the search may be made again",
+                    hint="is it up, and is the network? run the search again",
                 ) from None
             return SpectronAnswer(recall.hits, time.monotonic() - began)
 
@@ -109,7 +109,7 @@ class SpectronThread:
         return asyncio.run_coroutine_threadsafe(count(), loop)
 
     def forget_after_fork(self) -> None:
-        """In a child process: thread and connections are the parent's; new ones are made when needed."""
+        """In a child process: the thread and the connections are the parent's. New ones are made when needed."""
         if self._finalizer is not None:
             self._finalizer.detach()
         _PARENTS.append(self._api)
@@ -138,8 +138,8 @@ class SpectronThread:
             )
             self._loop = asyncio.new_event_loop()
             thread = threading.Thread(target=_run, args=(self._loop,), name="spectron-queries", daemon=True)
-            # This also covers an application that never closes its adapter: it runs when the adapter is collected, and
-            # at exit.
+            # This also runs when the adapter is collected and at exit, for an application that never closes its
+            # adapter.
             self._finalizer = weakref.finalize(self, _end, os.getpid(), self._loop, thread, self._api)
             thread.start()
         return self._loop, self._api

@@ -1,4 +1,4 @@
-"""Notes each call that changes Mem0: whose reads have to wait for it, and what it left in Mem0."""
+"""Notes each call that changes Mem0: whose reads have to wait for it, and what results it had."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class WriteTracker:
     def around(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _TrackedWrite:
         """A context around one call: its owners are read from Mem0 until Spectron has what it wrote.
 
-        It gives a function: call that with Mem0's answer.
+        It yields a function, to be called with Mem0's answer.
         """
         return _TrackedWrite(self, method, args, kwargs)
 
     def owners(self, memory_id: str) -> list[str]:
-        """The owners of a memory; empty if they are not known, because then it could be anybody's."""
+        """The owners of a memory; empty if they are not known, which means anybody."""
         recent = self._recent.get(memory_id)
         if recent is not None:
             return recent
@@ -74,7 +74,7 @@ class WriteTracker:
 
 
 class _TrackedWrite:
-    """One call. Written out, because a `contextmanager` would cost the application more than the notes."""
+    """One call. A class, because a `contextmanager` would cost the application more time than the notes themselves."""
 
     def __init__(self, tracker: WriteTracker, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         self._tracker = tracker
@@ -112,7 +112,7 @@ class _TrackedWrite:
             memory_id = str(self._named().get("memory_id"))
             owners: Collection[str] = tracker.owners(memory_id)
         else:
-            # It takes longer to find ids that are not keywords.
+            # Finding ids that are not keywords takes longer.
             by_name = len(self._args) < 2 and "options" not in self._kwargs
             memory_id, owners = None, owners_of(self._kwargs if by_name else self._named()).values()
         self._subject = CallSubject(tuple(owners), memory_id)
@@ -146,7 +146,7 @@ class _TrackedWrite:
         return self._tracker.calls.named(self._method, self._args, self._kwargs)
 
     def _now(self) -> float:
-        # Never earlier than `as_of`, even if the clock was set back: otherwise the call would count as caught up.
+        # Never earlier than `as_of`, even if the clock was set back. Otherwise the call would count as caught up.
         return max(time.time(), self._as_of)
 
 
@@ -172,5 +172,5 @@ def is_pending(rows: Sequence[dict[str, Any]]) -> bool:
 
 
 def _may_come_late(error: BaseException) -> bool:
-    """Whether the error leaves Mem0 possibly still at work: a network error, a time-out, a cancelled call."""
+    """Whether Mem0 may still be at work after the error: a network error, a time-out, a cancelled call."""
     return type(error).__module__.startswith(_ON_ITS_WAY)

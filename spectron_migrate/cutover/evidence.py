@@ -1,4 +1,7 @@
-"""What the gates evaluate, gathered once from files, ledger and Spectron. The gates themselves are pure functions."""
+"""Gathers what the gates evaluate, once, from files, the ledger and Spectron.
+
+The gates themselves are pure functions.
+"""
 
 from __future__ import annotations
 
@@ -63,9 +66,9 @@ class LedgerEvidence:
     will_not_expire: Mapping[str, str]
     moved: Mapping[str, str] = field(default_factory=dict)
     without_marker: Mapping[str, str] = field(default_factory=dict)
-    """The scopes below which the key may not create a run's marker, or list scopes; and what Spectron says."""
+    """Scopes below which the key may not create a run's marker, or may not list scopes, each with Spectron's reason."""
     cutover: CutoverNote | None = None
-    """What the ledger notes of a cutover."""
+    """What the ledger notes about a cutover."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +84,23 @@ class KeyGrants:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything that the gates evaluate, as of one moment. Gates read nothing else."""
+    """Everything that the gates evaluate, as of one moment. They read nothing else."""
 
     state: CutoverState
     now: datetime
     max_lag_s: float
     max_age_s: float
     mapping: str
-    """Digest of the mapping that the settings name."""
+    """Digest of the mapping in the settings."""
     unasked: bool = False
-    """Whether Spectron did not say if a cutover was completed with another state."""
+    """Whether Spectron could not be asked if a cutover was completed with another state."""
     dump: Manifest | None = None
     ledger: LedgerEvidence | None = None
-    """None before anything was planned."""
+    """None before the first plan."""
     undrained: str | None = None
     """Why the outbox is not drained; None while it is, or there is none."""
     as_of: str | None = None
-    """Everything that Mem0 had at this time is in Spectron, except for users who are behind."""
+    """Everything that Mem0 held at this time is in Spectron, except for users who are behind."""
     reconciled: Reconciled | None = None
     report: VerificationReport | None = None
     key: KeyGrants = field(default_factory=lambda: KeyGrants(problem="not asked"))
@@ -106,7 +109,7 @@ class Evidence:
     last_reads: Mapping[str, str] = field(default_factory=dict)
     """Host -> when an application there last read through the adapter or the routing."""
     lost: Mapping[str, str] = field(default_factory=dict)
-    """Processes of the application that stopped reporting without a note that they ended, and their last heartbeats."""
+    """Processes that stopped reporting without writing that they ended, with their last heartbeats."""
     soak_s: float = 0.0
     """How long all users must have been read from Spectron before `complete`."""
 

@@ -35,8 +35,7 @@ class GateResult:
     holds: GatedStep = "shift"
     """The first step that the gate holds back."""
     is_early: bool = False
-    """Nothing is wrong: what the gate asks for was not done yet, or time has to pass. It holds the step back as a
-    failure does."""
+    """Nothing is wrong, but something was not done yet, or time has to pass. The step is held back, as by a failure."""
     accepted_by: str | None = None
     """Who accepted what the gate shows, when and why; filled in by `evaluate_gates`."""
 
@@ -98,7 +97,7 @@ def passed(value: Json, limit: Json) -> GateResult:
 
 
 def failed(value: Json, limit: Json, hint: str) -> GateResult:
-    """The gate holds a step back, and nobody may accept that."""
+    """The gate holds a step back, and this cannot be accepted."""
     return GateResult(value, limit, "failed", hint)
 
 

@@ -40,9 +40,9 @@ from spectron_migrate.state.journal import publish_routing, read_journal, record
 from spectron_migrate.state.store import StateStore, store_at
 
 ROUND_PATIENCE_S = 120.0
-"""How long a step waits for a round of another process."""
+"""How long a step waits for another process to end its round."""
 ROUTING_SEEN_S = 2.0
-"""After this time, applications on this host have read a changed `routing.json`: they look twice a second."""
+"""After this time, applications on this host have read a changed `routing.json`: they check it twice a second."""
 PROCESSES_PATIENCE_S = 30.0
 """How long `complete` waits for processes that use the adapter to report that they have seen it."""
 
@@ -65,9 +65,10 @@ class Cutover:
     ) -> None:
         """`store`: the state, or its directory. `who` is recorded with every step, by default user, host and process.
 
-        `settings` is called only when Mem0 or Spectron is needed, so broken settings never prevent reads from
-        going back to Mem0. `max_age_s`: how old a verdict and a comparison may be. `soak_s`: how long all users must
-        have been read from Spectron before `complete`. `migration`: its id, for a state that does not know it yet.
+        `settings` is called only when Mem0 or Spectron is needed, so broken settings never prevent reads from going
+        back to Mem0. `max_age_s`: how old a verdict and a comparison may be. `soak_s`: how long all users must have
+        been read from Spectron before `complete`. `migration`: the migration's id, for a state that does not know it
+        yet.
         """
         self._find_migration = migration
         self._make_settings = settings
@@ -82,8 +83,8 @@ class Cutover:
     async def check(self, api: SpectronApi | None) -> StepResult:
         """Evaluate every gate.
 
-        Changes nothing, except that a `routing.json` which a crash left behind the journal is brought up to date, and
-        that a state learns of a completion (`learn_completion`).
+        Changes nothing, with two exceptions: a `routing.json` that a crash left behind the journal is brought up to
+        date, and a state may learn of a completion (`learn_completion`).
         """
         problem: Unreachable | KeyRefused | None = None
         try:
@@ -108,9 +109,9 @@ class Cutover:
         return StepResult(state, gates, privacy=privacy, ready=code == ExitCode.DONE, exit_code=code)
 
     async def _check_late_writes(self, api: SpectronApi | None, result: StepResult) -> StepResult:
-        """Read Mem0 once more and name what is newer there: somebody still writes to it.
+        """Read Mem0 once more and name what is newer there, because somebody still writes to it.
 
-        If Spectron lacks the marker of the completion, as after a restore, it is left there.
+        If Spectron lacks the marker of the completion, for instance after a restore, leave it there.
         """
         try:
             settings = self._settings
@@ -182,7 +183,7 @@ class Cutover:
                     return StepResult(state, gates, reconciled, ready=False, exit_code=code, note=note, refused=asked)
                 step = replace(step, at=self._stamp(), gates=_for_the_journal(gates))
                 state = record_step(self._store, step, decided_in=state)
-                gates = await self._evaluate_gates(wire)  # the gates of the step after this one
+                gates = await self._evaluate_gates(wire)  # the gates that hold back the step after this one
         ready = exit_code_of(gates_before(gates, next_gated_step(state))) == ExitCode.DONE
         return StepResult(state, gates, reconciled, ready=ready, moved=True, note=describe_reads(state))
 
@@ -228,7 +229,8 @@ class Cutover:
                     closing = Step("closing", self._stamp(), self._who, why)
                     state = record_step(self._store, closing, decided_in=state)
                 reconciled = await self._reconcile(wire, quiet=True)
-                # A replay that began now could still supersede facts after applications write to Spectron.
+                # Otherwise a replay that begins now could supersede facts after applications have begun to write to
+                # Spectron.
                 with Ledger.open_for_writing(self._store, create=False) as ledger:
                     gates = _require_quiet(await self._evaluate_gates(wire), reconciled)
                     if exit_code_of(gates) != ExitCode.DONE:
@@ -253,9 +255,9 @@ class Cutover:
             return await self._seal(wire, state, gates)
 
     async def learn_completion(self, api: SpectronApi | None) -> bool:
-        """Ask Spectron whether the cutover is complete, if the state does not know: then its journal says so too.
+        """If the state does not know of a completion, ask Spectron; if there is one, record it in the journal.
 
-        True if the state learned it. Raises what the wire raises, ScopeRefused where the key may not list scopes.
+        True if the state learned of one. Raises what the wire raises, and ScopeRefused if the key may not list scopes.
         Nothing is asked without a wire, or if the migration is not known.
         """
         store = store_at(self._store)
@@ -271,14 +273,14 @@ class Cutover:
         return await learn_completion(store, migration, api, mapping, now=self._stamp(), reporter=reporter) is not None
 
     async def _has_learned_completion(self, wire: SpectronApi) -> bool:
-        """As `learn_completion`, for a step that goes on where the key may not list scopes."""
+        """Like `learn_completion`, for a step that goes on if the key may not list scopes."""
         try:
             return await self.learn_completion(wire)
         except ScopeRefused:
             return False
 
     async def _mark_completion(self, wire: SpectronApi) -> None:
-        """Tell states that do not know it that the cutover is complete."""
+        """Leave the marker by which other states learn that the cutover is complete."""
         marker = RunMarker(sleep=self._sleep)
         await mark_completion(store_at(self._store), wire, self._settings.mapping, marker, reporter=self._reporter)
 
@@ -328,7 +330,7 @@ class Cutover:
             )
 
     async def _reconcile_beside(self) -> Reconciled | None:
-        """Reconcile beside the rounds of the process that follows; None where that is not possible."""
+        """Reconcile beside the rounds of the process that follows; None if that is not possible."""
         if not compares_beside(self._store):
             return None
         return await reconcile_beside(self._settings, reporter=self._reporter, now=self._now, sleep=self._sleep)

@@ -4,7 +4,7 @@
 
 1. Decide what it evaluates. If `Evidence` (evidence.py) does not hold that yet, add a field and fill it in `gather`.
 2. Write a function like `_lag` here, from `Evidence` to `GateResult`. It is pure: no files, no network, no clock.
-   Return `passed(value, limit)`, `failed(value, limit, hint)`, or `not_yet` where nothing is wrong; the hint names the
+   Return `passed(value, limit)`, `failed(value, limit, hint)`, or `not_yet` if nothing is wrong; the hint names the
    command that helps.
 3. Add it to `GATES`. Its name is public: it is in the JSON of `cutover check` and in the journal. List it in
    docs/protocol.md, Cutover.
@@ -107,7 +107,7 @@ def prepare_acceptance(gates: Sequence[GateResult], name: str, ids: Sequence[str
 
 
 def _base(evidence: Evidence) -> GateResult:
-    """The newest dump began after the fence and is complete; if that cannot be proven, it is accepted."""
+    """The newest dump began after the fence and is complete, or it was accepted without proof that it is."""
     fence, dump = evidence.state.fence, evidence.dump
     began = dump.began if dump else None
     if fence is None:
@@ -127,7 +127,7 @@ def _base(evidence: Evidence) -> GateResult:
 
 
 def _not_begun(evidence: Evidence) -> GateResult:
-    """The state knows of no cutover: none has begun, or it does not know."""
+    """The result if the state knows of no cutover: none has begun, or the state does not know of it."""
     began = evidence.dump.began if evidence.dump else None
     noted = evidence.ledger.cutover if evidence.ledger else None
     if noted is not None and not evidence.state.ever_began:
@@ -298,7 +298,10 @@ def _application(evidence: Evidence) -> GateResult:
 
 
 def _processes(evidence: Evidence) -> GateResult:
-    """No process of the application has stopped reporting: if it still runs, it does not learn that Mem0 is left."""
+    """No process of the application has stopped reporting.
+
+    If one still runs, it does not learn that Mem0 is no longer used.
+    """
     fence = evidence.state.fence
     lost = {name: at for name, at in evidence.lost.items() if fence is not None and at >= fence}
     hint = (
@@ -317,20 +320,20 @@ def _soak(evidence: Evidence) -> GateResult:
         who = f", and {name_first(pinned)} {'is' if len(pinned) == 1 else 'are'} pinned to Mem0" if pinned else ""
         step = f" --user {quote(pinned[0])}" if pinned else ""
         return not_yet(
-            None, limit, f"begins when all are read from Spectron{who}: spectron-migrate cutover shift 100{step}"
+            None, limit, f"begins when all users are read from Spectron{who}: spectron-migrate cutover shift 100{step}"
         )
     soaked_s = round((evidence.now - datetime.fromisoformat(since)).total_seconds(), 1)
     if soaked_s >= soak_s:
         return passed(soaked_s, limit)
     hint = (
-        f"all users are read from Spectron since {since}, which is less than cutover.soak; wait, or"
+        f"all users have been read from Spectron since {since}, which is shorter than cutover.soak; wait, or"
         " spectron-migrate cutover accept soak --reason TEXT"
     )
     return not_yet(soaked_s, limit, hint, about=f"since {since}")
 
 
 def _age_s(now: datetime, then: str) -> float:
-    """Seconds between the two, also if `time` is in the future because a clock was ahead."""
+    """Seconds between the two times, also if `then` is in the future because a clock was ahead."""
     return abs((now - datetime.fromisoformat(then)).total_seconds())
 
 

@@ -1,4 +1,4 @@
-"""Which step an operator would take next. It decides which gates `cutover check` evaluates and what `next` names."""
+"""Decides which step an operator would take next: which gates `cutover check` evaluates, and what `next` names."""
 
 from __future__ import annotations
 

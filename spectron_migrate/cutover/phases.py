@@ -48,7 +48,7 @@ MOST_PINNED_LISTED = 100
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a cutover command did: the state after it, and what it measured on the way."""
+    """What a cutover command did: the state after it, and what was measured on the way."""
 
     state: CutoverState
     gates: tuple[GateResult, ...] = ()
@@ -56,18 +56,18 @@ class StepResult:
     reconciled: Reconciled | None = None
     privacy: PrivacySummary | None = None
     late_writes: LateWrites | None = None
-    """After `complete`: what Mem0 holds that is newer than Spectron."""
+    """After `complete`: memories in Mem0 that are newer than Spectron."""
     exit_code: ExitCode = ExitCode.DONE
     note: str = ""
     """The outcome in one sentence."""
 
     ready: bool | None = None
-    """Whether every gate passes that the next step needs; None if the gates were not evaluated."""
+    """Whether all gates that the next step needs pass; None if the gates were not evaluated."""
     moved: bool = False
-    """Whether reads were moved to Spectron just now: the next step is better not taken at once."""
+    """Whether reads were moved to Spectron just now. Then the next step should wait a while."""
 
     refused: GatedStep | None = None
-    """The step that the gates refused; None where they refused none."""
+    """The step that the gates held back, if any."""
 
     def to_json(self) -> dict[str, Json]:
         """The fields of the command's JSON."""
@@ -94,8 +94,8 @@ class StepResult:
 def require_legal(store: Path | StateStore, command: Command, *, now: str, reporter: Reporter) -> CutoverState:
     """The current state, if `command` is legal in it. Also brings a stale `routing.json` up to the journal.
 
-    Raises NotLegal, naming the legal commands, and JournalTruncated if lines of the journal are missing. Revert and
-    abort are then checked against what is left of the journal, and abort is legal in any phase; but not if the ledger
+    Raises NotLegal, naming the legal commands, and JournalTruncated if lines of the journal are missing. In that case
+    revert and abort are checked against what is left of the journal, and abort is legal in any phase, unless the ledger
     notes that a cutover was completed.
     """
     is_truncated = False
@@ -129,7 +129,7 @@ def _refuse_after_complete(store: Path | StateStore) -> None:
     from spectron_migrate.ledger.cutover_note import cutover_note, describe_lost_journal
 
     noted = None
-    with suppress(MigrateError, OSError, sqlite3.Error):  # a broken ledger prevents no step back
+    with suppress(MigrateError, OSError, sqlite3.Error):  # a broken ledger must not prevent a step back
         if Ledger.exists(store):
             with Ledger.open_for_reading(store) as ledger:
                 noted = cutover_note(ledger)

@@ -31,7 +31,7 @@ class PrivacySummary:
     replaced: int
     """Older texts of memories that Mem0 has changed."""
     exact: int
-    """Of both, those in scopes that hold nothing else of the migration: erasing the scope erases exactly these."""
+    """Texts of both kinds in scopes that hold nothing else of the migration. Erasing the scope erases exactly these."""
     path: str
 
     def to_json(self) -> dict[str, Json]:
@@ -40,7 +40,7 @@ class PrivacySummary:
 
 
 def write_privacy_report(store: Path | StateStore, *, now: str) -> PrivacySummary | None:
-    """Write `privacy.json` into the state; None before anything was replayed."""
+    """Write `privacy.json` into the state; None before the first replay."""
     try:
         with Ledger.open_for_reading(store) as ledger:
             return _write(store, ledger, now)
@@ -49,7 +49,7 @@ def write_privacy_report(store: Path | StateStore, *, now: str) -> PrivacySummar
 
 
 def renew_privacy_report(store: Path | StateStore, *, now: str) -> None:
-    """Write `privacy.json` again, once a cutover began."""
+    """Write `privacy.json` again, if a cutover has begun."""
     if read_journal(store).state.ever_began:
         write_privacy_report(store, now=now)
 

@@ -1,4 +1,4 @@
-"""What `status` shows of a cutover, read without any network, and the command to run next."""
+"""What `status` shows of a cutover, read without the network, and the command to run next."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAST_STEPS = 10
 
 
 def cutover_status(store: Path | StateStore, *, now: datetime) -> dict[str, Json] | None:
-    """Phase, following, lag, the last steps and the next command; None if neither cutover nor following ever began."""
+    """Phase, following, lag, the last steps and the next command; None if there was neither cutover nor following."""
     journal = read_journal(store)
     followed = read_object(store, FOLLOW_FILE)
     if not journal.steps and followed is None:
@@ -66,9 +66,9 @@ def cutover_status(store: Path | StateStore, *, now: datetime) -> dict[str, Json
 def next_command(
     state: CutoverState, *, following: bool, ready: bool | None = None, late: LateWrites | None = None
 ) -> str | None:
-    """The command to run next; None if the cutover never began, or is over and Mem0 was found unchanged since.
+    """The command to run next; None if no cutover began, or if it is over and nothing newer was found in Mem0.
 
-    `ready`: whether every gate passes that the next step needs; None if the gates were not evaluated. `late`: what the
+    `ready`: whether all gates that the next step needs pass; None if the gates were not evaluated. `late`: what the
     last reading of Mem0 after `complete` found.
     """
     if state.phase == "complete":

@@ -1,4 +1,4 @@
-"""Steps of a cutover that pass no gates: start, revert, abort, and shifts that only move reads back to Mem0.
+"""Steps of a cutover that need no gate to pass: start, revert, abort, and shifts that only move reads back to Mem0.
 
 They read nothing but the state directory. A broken settings file, an unreachable server or a locked ledger cannot
 prevent reads from going back to Mem0.
@@ -37,7 +37,7 @@ def start(
     reporter: Reporter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> StepResult:
-    """Begin a cutover: from now on writes to Mem0 are brought to Spectron too.
+    """Begin a cutover: from now on, what is written to Mem0 is brought to Spectron too.
 
     With `outbox`, waits until every process that uses the adapter captures its writes. Raises NotLegal, and
     InputError for `outbox` if processes on other hosts use the state directory.
@@ -117,7 +117,7 @@ def shift_back(store: Path | StateStore, step: Step, *, reporter: Reporter) -> S
 
 def _refuse_other_hosts(store: Path | StateStore) -> None:
     if store_at(store).folder is None:
-        return  # in a database the outbox takes the calls of all hosts
+        return  # with the state in a database, one outbox takes the calls of all hosts
     others = processes.read_processes(store).other_hosts(socket.gethostname())
     if others:
         raise InputError(
@@ -130,7 +130,10 @@ def _refuse_other_hosts(store: Path | StateStore) -> None:
 def _wait_for_processes(
     store: Path | StateStore, epoch: int, reporter: Reporter, sleep: Callable[[float], None]
 ) -> None:
-    """Wait until no live process runs a write that it does not capture. A reconcile finds what is missed here."""
+    """Wait until no live process runs a write that it does not capture.
+
+    The next reconciliation finds what is missed here.
+    """
     waited = 0.0
     while late := processes.read_processes(store).not_on(epoch):
         if waited >= PROCESSES_PATIENCE_S:

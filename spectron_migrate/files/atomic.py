@@ -16,7 +16,7 @@ from spectron_migrate.records import Json
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An OSError of the block names this path, if it names none: Python names none where a full disk takes no bytes."""
+    """Let an OSError in the block name this path if it names none. Python names none if a full disk takes no bytes."""
     try:
         yield
     except OSError as error:
@@ -27,9 +27,9 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """A file to write to that gets the name `path` at the end of the block; a reader sees the old file or the new one.
+    """A file to write to, renamed to `path` at the end of the block. Readers see either the old file or the new one.
 
-    After an exception `path` is as it was. `durable`: the new file survives a power cut. Raises OSError, which names
+    After an exception, `path` is unchanged. `durable`: the new file survives a power cut. Raises OSError, which names
     the path.
     """
     draft = _draft_of(path)

@@ -1,4 +1,4 @@
-"""Locks between processes: `flock` on a file. A lock ends with `close` or with its process, however that ends."""
+"""Locks between processes: `flock` on a file. `close`, or any end of the process, releases the lock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class FileLock:
 
     @property
     def is_lost(self) -> bool:
-        """A lock on a file is not lost while its process lives."""
+        """Always false: a lock on a file is not lost while its process lives."""
         return False
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ def try_lock(path: Path) -> FileLock | None:
 
 
 def wait_for_lock(path: Path) -> FileLock:
-    """Lock this file as soon as no other process holds it. For locks that are held for a moment only."""
+    """Lock this file as soon as no other process holds it. For locks that are held only briefly."""
     while True:
         file = _open(path)
         lock_handle(file.fileno())
@@ -78,7 +78,7 @@ def is_held(path: Path) -> bool:
     try:
         return not try_lock_handle(handle, shared=True)
     except OSError:
-        return True  # cannot be determined: report it as held
+        return True  # it cannot be determined, so report it as held
     finally:
         os.close(handle)
 

@@ -10,7 +10,7 @@ from spectron_migrate.files.atomic import naming
 def make_private_directory(folder: Path) -> None:
     """Make a directory that only its owner may enter and that git ignores; an existing one stays as it is.
 
-    Raises OSError, which names the path, also where a file or a link to nothing has this name.
+    Raises OSError, which names the path, also if a file or a dangling link has this name.
     """
     if folder.is_dir():
         return

@@ -1,7 +1,7 @@
 """Private temporary folders, removed at the end of a step, or later if its process was killed.
 
-A folder is locked as long as its process lives, so the next process that creates one can tell which are left over and
-removes them. Data that fits in one file is kept in a file without a name instead, which needs no removal.
+A folder is locked as long as its process lives. So the next process that creates one can tell which folders are left
+over, and removes them. Data that fits in one file is kept in a file without a name instead, which needs no removal.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Disk space of a file, given back without moving what stays."""
+"""Frees disk space of a file without moving what stays."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 
 
 def release_space(handle: int, start: int, end: int) -> None:
-    """Give back the disk space of bytes `start` to `end`, which then read as zeros; offsets do not change.
+    """Free the disk space of bytes `start` to `end`, which then read as zeros. Offsets do not change.
 
-    Safe while other processes append. Raises OSError where the system or the file system cannot do that.
+    Safe while other processes append. Raises OSError if the system or the file system cannot do that.
     """
     import ctypes
 

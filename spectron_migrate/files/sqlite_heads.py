@@ -1,4 +1,4 @@
-"""Reads the first bytes of SQLite files without taking their locks away.
+"""Reads the first bytes of SQLite files without dropping this process's locks on them.
 
 POSIX drops all locks that a process has on a file when it closes any descriptor of that file. So while this process has
 a connection to a database, the descriptor with which its head was read stays open.
@@ -14,11 +14,14 @@ _lock = threading.Lock()
 _connections: dict[tuple[int, int], int] = {}
 """How many connections this process has to each file, by device and inode."""
 _kept: dict[tuple[int, int], list[int]] = {}
-"""Descriptors that are closed with the last connection."""
+"""Descriptors to be closed with the last connection."""
 
 
 def note_connection(path: Path) -> tuple[int, int]:
-    """A connection to this file is about to be opened; give the result to `forget_connection` once it is closed."""
+    """Note that a connection to this file is about to be opened.
+
+    Pass the result to `forget_connection` once it is closed.
+    """
     with _lock:
         status = os.stat(path)
         file = status.st_dev, status.st_ino
@@ -27,7 +30,7 @@ def note_connection(path: Path) -> tuple[int, int]:
 
 
 def forget_connection(file: tuple[int, int]) -> None:
-    """A connection was closed."""
+    """Note that a connection was closed."""
     with _lock:
         _connections[file] -= 1
         if not _connections[file]:

@@ -48,7 +48,7 @@ def test_after_a_shift_of_all_users_the_soak_has_begun(operator: Operator) -> No
     operator.make_ready()
     shifted = operator.shift(100, soak_s=3600.0)
     soak = next(gate for gate in shifted.gates if gate.name == "soak")
-    assert "all users are read from Spectron since" in soak.hint
+    assert "all users have been read from Spectron since" in soak.hint
     assert not shifted.ready
 
 
