@@ -1,8 +1,8 @@
-"""Adoption: records facts that the server has already and that this ledger did not send (`replay --adopt`).
+"""Adoption: records facts that the server already has, but that this ledger did not send (`replay --adopt`).
 
-The ledger was lost, restored or copied, or the server was restored. What is found becomes a receipt, what is gone is
-planned again. Call every function that changes something inside a transaction. Until an adoption that was begun is
-finished, nothing else may be sent from this ledger.
+That happens if the ledger was lost, restored or copied, or if the server was restored. What is found becomes a receipt,
+what is gone is planned again. Call every function that changes something inside a transaction. Once an adoption has
+begun, nothing else may be sent from this ledger until it is finished.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class FoundTurn:
     seq: int | None
     chunk_id: str | None
     late: bool = False
-    """Whether it is out of order in its session: it counts as sent without extraction."""
+    """Whether it is out of order in its session. Then it counts as sent without extraction."""
 
 
 def begin(ledger: Ledger, *, now: str) -> None:
     """Record that an adoption begins.
 
-    What an earlier one could not decide is planned again, or skipped if it is overtaken.
+    Facts that an earlier one could not decide are planned again, or skipped if overtaken.
     """
     _step(ledger.db, {"phase": BEGUN}, now)
     held = ledger.db.execute("SELECT id FROM fact WHERE state = 'undecidable' AND was_sent = 0").fetchall()
@@ -45,14 +45,14 @@ def begin(ledger: Ledger, *, now: str) -> None:
 
 
 def note_backup(db: Database, now: str) -> None:
-    """Record that the ledger is a backup: what was written since must be adopted before anything is sent."""
+    """Record that the ledger is a backup, so that later writes must be adopted before anything is sent."""
     _step(db, {"phase": BACKUP}, now, who="state copy --backup")
 
 
 def finish(ledger: Ledger, *, until: str, now: str) -> None:
     """Record that every fact was looked for.
 
-    Facts that are planned later are looked for too if their text is older than `until`.
+    Facts that are planned later are also looked for if their text is older than `until`.
     """
     newest = ledger.db.execute("SELECT coalesce(max(id), 0) FROM fact").fetchone()[0]
     _step(ledger.db, {"phase": DONE, "newest_fact": newest, "until": until}, now)
@@ -93,7 +93,7 @@ def adopted_session(
 
 
 def adopt(ledger: Ledger, found: FoundTurn, *, by: str = BY) -> None:
-    """Record what was found as the receipt of the fact; what was extracted from it stays unknown."""
+    """Record the turn that was found as the receipt of the fact. What was extracted from it stays unknown."""
     fact, db = found.fact, ledger.db
     infer = "none" if found.late else fact.infer
     state, reason = ("written", None) if infer == "none" else ("stored_not_extracted", "extraction unknown")
@@ -130,7 +130,7 @@ def mark_out_of_order(ledger: Ledger, session: int) -> None:
 
 
 def release_spare(ledger: Ledger, session: int, turn_id: str | None) -> None:
-    """No longer keep a turn as the text of a deleted memory, or as a copy: it now belongs to a fact, or is gone."""
+    """Stop keeping a turn as the text of a deleted memory, or as a copy: it now belongs to a fact, or is gone."""
     ledger.db.execute("DELETE FROM residue WHERE session = ? AND turn_id = ?", (session, turn_id))
     held = ledger.db.execute(
         "DELETE FROM receipt WHERE session = ? AND turn_id = ? AND fact IN (SELECT id FROM fact WHERE key = ?)"
@@ -145,10 +145,10 @@ def release_spare(ledger: Ledger, session: int, turn_id: str | None) -> None:
 
 
 def exchange_keys(ledger: Ledger, fact: int, holder: int) -> None:
-    """The server knows the key of a fact: plan the fact again under the key of an adopted fact with the same text.
+    """Plan a fact whose key the server knows again, under the key of an adopted fact with the same text.
 
-    The turn of the known key is one of the turns with this text, and nothing tells them apart. So it counts as the
-    holder's, and the holder gets the known key. No fact exchanges keys with the holder again.
+    The turn of the known key is one of the turns with this text, and nothing shows which. So it counts as that of the
+    adopted fact (the holder), which gets the known key. No fact exchanges keys with the holder again.
     """
     plan_again(ledger, fact)
     rows = ledger.db.execute("SELECT id, key FROM fact WHERE id IN (?, ?)", (fact, holder)).fetchall()
@@ -160,7 +160,7 @@ def exchange_keys(ledger: Ledger, fact: int, holder: int) -> None:
 
 
 def plan_gone(ledger: Ledger, facts: Sequence[int]) -> None:
-    """Plan facts whose turns the server no longer has again, under new keys. Overtaken ones are skipped.
+    """Plan facts again whose turns are gone from the server, under new keys. Overtaken ones are skipped.
 
     The server may still hold the old keys, and would then repeat its answer instead of writing.
     """
@@ -177,7 +177,7 @@ def plan_gone(ledger: Ledger, facts: Sequence[int]) -> None:
 
 
 def plan_rest_of_batch(ledger: Ledger, batch_of: int) -> None:
-    """A fact of a batch was found in another session: plan the undecided others again."""
+    """Plan the undecided facts of a batch again, because one of its facts was found in another session."""
     rows = ledger.db.execute(
         "SELECT id FROM fact WHERE state = 'intended' AND batch = (SELECT batch FROM fact WHERE id = ?) AND id != ?",
         (batch_of, batch_of),
@@ -187,7 +187,7 @@ def plan_rest_of_batch(ledger: Ledger, batch_of: int) -> None:
 
 
 def close(ledger: Ledger, session: int) -> None:
-    """Write no more to a session that holds turns of another ledger."""
+    """Stop writing to a session that holds turns of another ledger."""
     ledger.db.execute("UPDATE session SET state = 'closed' WHERE id = ? AND state = 'open'", (session,))
 
 
@@ -198,7 +198,7 @@ def keep_deleted(
     text: str,
     now: str,
 ) -> None:
-    """Keep a turn whose text no memory has any more as that of a deleted memory, so that it is hidden and not foreign.
+    """Keep a turn whose text no memory has any more as that of a deleted memory: hidden, and not foreign.
 
     `turn.fact`: a fact of the same scope, whose memory has the same owners. Nobody knows which memory it was.
     """
@@ -214,7 +214,7 @@ def keep_deleted(
         " VALUES (?, ?, ?, ?, 1, 'deleted', ?, ?)",
         (mem0_id, record, digest(record), scan, now, scan),
     )
-    version = int(db.execute("SELECT coalesce(max(id), 0) + 1 FROM version").fetchone()[0])  # as planning does
+    version = int(db.execute("SELECT coalesce(max(id), 0) + 1 FROM version").fetchone()[0])  # like planning does
     db.execute(
         "INSERT INTO version(id, mem0_id, number, text, digest, scan, recorded_at) VALUES (?, ?, 1, ?, ?, ?, ?)",
         (version, mem0_id, text, digest(text), scan, now),
@@ -246,12 +246,12 @@ def keep_copies(ledger: Ledger, fact: int, session: int, turn_ids: Sequence[str]
 
 
 def hold(ledger: Ledger, fact: int, reason: str) -> None:
-    """Mark a fact as undecidable: it holds its lane if it is sent with extraction."""
+    """Mark a fact as undecidable. It holds its lane if it would be sent with extraction."""
     ledger.db.execute("UPDATE fact SET state = 'undecidable', reason = ? WHERE id = ?", (reason, fact))
 
 
 def scopes_gone(ledger: Ledger, live: Iterable[str]) -> None:
-    """Scopes that the server no longer has count as not registered, so that they are registered again."""
+    """Mark scopes that are gone from the server as not registered, so that they are registered again."""
     there = set(live)
     rows = ledger.db.execute("SELECT path FROM scope WHERE registered = 1").fetchall()
     gone = [(row["path"],) for row in rows if row["path"] not in there]
@@ -259,9 +259,9 @@ def scopes_gone(ledger: Ledger, live: Iterable[str]) -> None:
 
 
 def keep_scopes(ledger: Ledger, paths: Iterable[str], registered: Iterable[str]) -> None:
-    """Record target scopes that exist: they may be written to.
+    """Record target scopes that exist, so that they may be written to.
 
-    Those that this ledger did not make, or that hold what another ledger wrote, are never erased.
+    Scopes that this ledger did not make, or that hold what another ledger wrote, are never erased.
     """
     there = set(registered)
     ledger.db.executemany(

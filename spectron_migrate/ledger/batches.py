@@ -1,7 +1,7 @@
 """Batches: facts that are sent in one request. They share its bytes and key and are decided together.
 
-As with single facts, the intent is on disk before the first byte leaves. Each fact keeps its own key, in case it is
-sent alone. The key of the batch is derived from the keys of its facts, so another set of facts has another key.
+As with single facts, the intent is on disk before the first byte leaves. Each fact also keeps a key of its own, in case
+it is sent alone. The key of the batch is derived from the keys of its facts, so another set of facts has another key.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class IntendedBatch:
     sent_after: str
     sent_by: str
     was_sent: bool = True
-    """Whether one of its facts may have been sent before this intent."""
+    """Whether any of its facts may have been sent before this intent."""
 
     def as_one_fact(self) -> IntendedFact:
-        """What the key question needs: the first fact with its own text, under the key of the batch."""
+        """What the key question needs: the first fact, with its own text, under the key of the batch."""
         first = {"text": self.texts[0], "scopes": self.session.selector, "session_id": self.session.server_id}
         return replace(self.facts[0], content=canonical_json(first).encode(), key=self.key)
 

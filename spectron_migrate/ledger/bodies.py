@@ -26,7 +26,7 @@ def infer_of(memory: Memory, placed: Placement) -> Infer:
 
 
 def role_of(memory: Memory) -> str:
-    """Spectron knows two roles."""
+    """The role to send: Spectron knows only two."""
     return "assistant" if memory.role == "assistant" else "user"
 
 

@@ -1,7 +1,7 @@
-"""What a ledger knows of the cutover: that one began, and that it was completed.
+"""What a ledger knows of the cutover: whether one began, and whether it was completed.
 
-The journal decides how far a cutover is (`state/journal.py`). Where only the ledger was restored, the journal is
-missing, and this note alone tells that state from one in which no cutover ever began.
+The journal decides how far a cutover is (`state/journal.py`). If only the ledger was restored, the journal is missing.
+Then only this note distinguishes the state from one in which no cutover ever began.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _KIND = "cutover"
 
 
 def note_cutover(ledger: Ledger, what: CutoverNote, now: str) -> None:
-    """Note it durably, once; `complete` before the journal says so."""
+    """Note durably how far the cutover is. `complete` is noted before the journal records it."""
     if cutover_note(ledger) in (what, "complete"):
         return
     with ledger.transaction():
@@ -26,13 +26,13 @@ def note_cutover(ledger: Ledger, what: CutoverNote, now: str) -> None:
 
 
 def cutover_note(ledger: Ledger) -> CutoverNote | None:
-    """The furthest that is noted; None where no cutover began, as far as the ledger knows."""
+    """The latest stage that is noted; None if no cutover began, as far as the ledger knows."""
     noted = {row["subject"] for row in ledger.db.execute("SELECT subject FROM step WHERE kind = ?", (_KIND,))}
     return "complete" if "complete" in noted else ("began" if noted else None)
 
 
 def refuse_lost_journal(ledger: Ledger, *, ever_began: bool, after: CutoverNote) -> None:
-    """Raise NotLegal where the journal knows of no cutover and the ledger notes one that came as far as `after`."""
+    """Raise NotLegal if the journal knows of no cutover, but the ledger notes one that got as far as `after`."""
     noted = cutover_note(ledger)
     if not ever_began and noted is not None and (after == "began" or noted == "complete"):
         raise NotLegal(
@@ -42,6 +42,6 @@ def refuse_lost_journal(ledger: Ledger, *, ever_began: bool, after: CutoverNote)
 
 
 def describe_lost_journal(noted: CutoverNote) -> str:
-    """What is wrong, for messages."""
+    """A description of the problem, for messages."""
     what = "a cutover was completed" if noted == "complete" else "a cutover began"
     return f"the ledger says that {what}, and its journal, cutover.jsonl, is missing"

@@ -21,11 +21,9 @@ def resolve(ledger: Ledger, named: str, *, present: bool, now: str) -> str | Non
     """Record the outcome of an undecidable fact; an absent one is planned again. Returns the reason if it cannot be.
 
     The same for a fact that is stored without passage. Present: its text was found after all. Absent: it is written
-    again, because no search finds it.
-
-    `named`: the memory's id, or `ID@VERSION` if several of its texts are undecidable, because the outcome of one says
-    nothing about the others. The fact's session is closed: it may hold a turn that no receipt claims, which would be
-    taken for that of the next memory.
+    again, because no search finds it. `named`: the memory's id, or `ID@VERSION` if several of its texts are
+    undecidable, because the outcome of one says nothing about the others. The fact's session is closed, because it may
+    hold a turn that no receipt claims, which would be taken for the next memory's.
     """
     db = ledger.db
     rows = db.execute(_OPEN, (named, named)).fetchall()
@@ -48,10 +46,7 @@ def resolve(ledger: Ledger, named: str, *, present: bool, now: str) -> str | Non
 
 
 def _resolve_without_passage(ledger: Ledger, fact: int, *, present: bool) -> None:
-    """Its turn is there.
-
-    To be written again, the fact takes another key, and the turn that no search finds becomes residue.
-    """
+    """The turn of the fact is there. To be written again, the fact gets another key, and this turn becomes residue."""
     db = ledger.db
     if present:
         db.execute("UPDATE fact SET state = 'written', reason = NULL WHERE id = ?", (fact,))
@@ -68,7 +63,7 @@ def _resolve_without_passage(ledger: Ledger, fact: int, *, present: bool) -> Non
 
 
 def resolve_all(ledger: Ledger, answers: Mapping[str, str], *, now: str) -> None:
-    """Keep the decisions of a person; raises InputError naming every memory that is not undecidable."""
+    """Record a person's decisions; raises InputError naming every memory that is not undecidable."""
     with ledger.transaction():
         wrong = [
             why
@@ -80,7 +75,7 @@ def resolve_all(ledger: Ledger, answers: Mapping[str, str], *, now: str) -> None
 
 
 def keep_decision(ledger: Ledger, named: str, answer: str, *, now: str) -> None:
-    """Keep what a person said of a memory."""
+    """Record what a person decided about a memory."""
     ledger.db.execute(
         "INSERT INTO step(kind, subject, detail, who, at) VALUES ('resolve', ?, ?, 'replay --resolve', ?)",
         (named, answer, now),

@@ -18,14 +18,15 @@ from spectron_migrate.ledger.sending import claimed_turns, plan_again, residue_t
 from spectron_migrate.records import Selector, canonical_json, selector_of
 
 SPLIT, PART = 1000, 100
-"""A text of this many characters or more may be stored in several passages; and the least length of each passage but
-the last.
+"""A text of this many characters or more may be stored in several passages.
+
+Each but the last has at least this length.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class SessionThere:
-    """One of our sessions in the scope, and its known turns."""
+    """One of our sessions in the scope, with its known turns."""
 
     server_id: str
     claimed: frozenset[str]
@@ -39,7 +40,7 @@ def is_ours(ledger: Ledger, path: str) -> bool:
 
 
 def was_intended(ledger: Ledger, path: str) -> bool:
-    """Whether the node was absent before, and our intent to register it is durable."""
+    """Whether the node did not exist before, and our intent to register it is durable."""
     row = ledger.db.execute("SELECT intended_at, listed_before FROM scope WHERE path = ?", (path,)).fetchone()
     return row is not None and row["intended_at"] is not None and not row["listed_before"]
 
@@ -124,7 +125,7 @@ def finish(ledger: Ledger, path: str, *, now: str) -> None:
             plan_again(ledger, fact, was_sent=False)
             db.execute("UPDATE fact SET late = 0 WHERE id = ?", (fact,))
             skip_if_overtaken(ledger, fact)
-        # Refused facts of the session lose it too.
+        # Refused facts of the session leave it too.
         db.execute("UPDATE fact SET session = NULL, position = NULL, was_sent = 0 WHERE session = ?", (session,))
         db.execute("DELETE FROM session WHERE id = ?", (session,))
     db.execute("UPDATE plan SET complete = 0")

@@ -1,7 +1,7 @@
-"""Makes one ledger of a state: the ledgers of shards, which earlier versions made, are put together in a private copy.
+"""Makes one ledger of a state: gathers the ledgers of shards, which earlier versions made, in a private copy.
 
-Each memory stays with the shard that sent it. What shards have in common (scans, lanes, selectors, scopes) is there
-once. Numbers are assigned anew, except those that the server has seen.
+Each memory stays with the shard that sent it. What the shards have in common (scans, lanes, selectors, scopes) is
+stored once. New numbers are assigned, except where the server has seen the old ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _Row = dict[str, Any]
 
 @contextmanager
 def one_ledger(folder: Path) -> Iterator[tuple[Database | None, int]]:
-    """The ledger in a state directory as it is at one moment, or None if there is none; and how many shards it had.
+    """The ledger in a state directory as of one moment, or None if there is none; and how many shards it had.
 
     Raises Incomplete if the ledger of a shard is missing, and InputError for shards of two different counts.
     """
@@ -125,13 +125,13 @@ class _Gathering:
         return self._plans[fingerprint]
 
     def next_part(self, selector: int, run: str | None, infer: str) -> int:
-        """The parts of a selector's sessions are counted over all shards."""
+        """The next part number of a selector's sessions, counted over all shards."""
         key = (selector, run, infer)
         self._parts[key] = self._parts.get(key, -1) + 1
         return self._parts[key]
 
     def add_scope(self, row: _Row) -> None:
-        """A scope is ours if one of the shards made it."""
+        """Add a scope. It is ours if one of the shards made it."""
         known = self._scopes.setdefault(row["path"], row)
         created = max(known["created_by_us"], row["created_by_us"])
         intended = [each["intended_at"] for each in (known, row) if each["intended_at"]]
@@ -180,7 +180,7 @@ class _Gathering:
             self.insert("scan", {**row, "no": self._scans[row["id"]], "parent": parent})
 
     def _add_plans(self, ledgers: list[Ledger]) -> None:
-        """The plans that all shards made from one export become one plan.
+        """Turn the plans that all shards made from one export into one plan.
 
         The next replay merges it again, into all lanes.
         """
@@ -201,7 +201,7 @@ class _Gathering:
 
     def _add_steps(self) -> None:
         known: set[tuple[str, str]] = set()
-        # A step that is unfinished in one shard is unfinished: the last step of its kind counts.
+        # A step that is unfinished in one shard is unfinished, because the last step of its kind counts.
         for row in sorted(self._steps, key=lambda row: (_is_begun(row), row["at"])):
             if row["kind"] == NUMBER and (row["kind"], row["subject"]) in known:
                 continue
@@ -225,7 +225,7 @@ class _OneLedger:
         self._requests: dict[int, int] = {}
 
     def add(self, memories: set[str]) -> None:
-        """Add everything that the shard has, but only these memories."""
+        """Add what the shard has, but of its memories only these."""
         into = self._into
         shard = self._db.execute("SELECT shard, shards FROM migration").fetchone()
         for row in self._rows("selector_path"):
@@ -309,7 +309,7 @@ def scan_name(ledger: Ledger, number: int) -> str:
 
 
 def _owners(ledgers: list[Ledger]) -> dict[str, int]:
-    """For each memory, the ledger that counts: the one that sent it, else the one that will, else the newest."""
+    """For each memory, the ledger to take it from: the one that sent it, else the one that will, else the newest."""
     sent = ", ".join(f"'{state}'" for state in SENT)
     best: dict[str, tuple[tuple[int, str], int]] = {}
     for number, ledger in enumerate(ledgers):
@@ -328,7 +328,7 @@ def _owners(ledgers: list[Ledger]) -> dict[str, int]:
 
 
 def _step(row: _Row, shard: int, count: int) -> _Row:
-    """A marker gets the name that a ledger without shards gives it. An adoption begins its search anew."""
+    """Give a marker the name that a ledger without shards gives it, and let an adoption start its search over."""
     if row["kind"] == NUMBER and row["subject"].isdigit():
         return {**row, "subject": f"{shard}.{count}-{row['subject']}"}
     if row["kind"] == adoption.KIND:
@@ -338,5 +338,5 @@ def _step(row: _Row, shard: int, count: int) -> _Row:
 
 
 def _is_begun(row: _Row) -> bool:
-    """Whether the step begins an adoption. The last step of this kind shows whether the adoption was finished."""
+    """Whether the step begins an adoption. The last step of that kind shows whether the adoption was finished."""
     return row["kind"] == adoption.KIND and bool(json.loads(row["detail"])["phase"] == adoption.BEGUN)

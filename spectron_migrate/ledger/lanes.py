@@ -1,4 +1,4 @@
-"""Lanes: which have something to do, and, if several processes deliver, which process each belongs to."""
+"""Lanes: which have work left, and, if several processes deliver, which process has each."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _PAGE = (
     f"WITH RECURSIVE found(lane, number) AS (SELECT {_NEXT.format('?')}, 1"
     f" UNION ALL SELECT {_NEXT.format('found.lane')}, number + 1 FROM found WHERE lane IS NOT NULL AND number < ?)"
     " SELECT found.lane, (SELECT name FROM lane WHERE no = found.lane) AS name,"
-    # A fact in doubt is decided whatever plan it belongs to, because until then the lane may not go on.
+    # A fact in doubt is decided whichever plan it belongs to, because the lane may not go on before.
     " EXISTS(SELECT 1 FROM fact WHERE state = 'intended' AND fact.lane = found.lane) AS has_doubts,"
     " EXISTS(SELECT 1 FROM fact WHERE state = 'planned' AND fact.lane = found.lane AND plan = ?) AS has_planned"
     " FROM found WHERE found.lane IS NOT NULL ORDER BY found.lane"
 )
-"""The next lanes with something planned or in doubt, each found by one lookup in an index."""
+"""A query for the next lanes with something planned or in doubt. Each is found by one lookup in an index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def is_held(ledger: Ledger, lane: str) -> bool:
 
 
 def mark_late(ledger: Ledger, plan: int, lane: str) -> None:
-    """Send what is planned again in a lane without extraction, because applications already write to Spectron."""
+    """Make everything that is planned in a lane late, because applications already write to Spectron."""
     ledger.db.execute(
         f"UPDATE fact SET infer = 'none', late = 1 WHERE state = 'planned' AND {LANE} AND plan = ? AND infer = 'full'",
         (lane, plan),
@@ -116,15 +116,15 @@ class LaneWork:
 
     has_doubts: bool
     is_held: bool
-    """As `is_held`, but for doubts."""
+    """Like `is_held`, but without regard to doubts."""
     has_full: bool
     """Whether facts are planned with extraction."""
     has_none: bool
-    """Whether facts are planned without."""
+    """Whether facts are planned without extraction."""
 
 
 def take_lane(ledger: Ledger, plan: int, lane: str) -> LaneWork | None:
-    """Take a lane and look at it; None if another process has it."""
+    """Take a lane and read what there is to do; None if another process has it."""
     is_taken = ledger.workers.ask_for_lane(lane) if ledger.workers is not None else None
     found = ledger.db.execute(
         f"SELECT EXISTS(SELECT 1 FROM fact WHERE state = 'intended' AND {LANE}),"
@@ -137,12 +137,12 @@ def take_lane(ledger: Ledger, plan: int, lane: str) -> LaneWork | None:
 
 
 def free_lane(ledger: Ledger, lane: str) -> None:
-    """Release the lane to others once this transaction is committed."""
+    """Release the lane as soon as this transaction is committed."""
     if ledger.workers is not None:
         ledger.workers.free_lane(lane)
 
 
 def serialize(ledger: Ledger, name: str) -> None:
-    """No other process gets past this for the same name until the transaction ends."""
+    """Make other processes wait here, for the same name, until the transaction ends."""
     if ledger.workers is not None:
         ledger.workers.serialize(name)

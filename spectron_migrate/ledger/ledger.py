@@ -21,12 +21,12 @@ from spectron_migrate.state.shards import refuse_shards
 from spectron_migrate.state.store import StateStore, place_of
 
 _PLANNED = ("fact", "version", "memory", "selector_path", "selector", "lane", "plan", "scan", "scope", "migration")
-"""The tables of a plan from which nothing was sent, in an order in which each may be emptied."""
+"""The tables that hold a plan of which nothing was sent, in an order in which they can be emptied."""
 
 
 @dataclass(frozen=True, slots=True)
 class MigrationRow:
-    """Whose ledger this is."""
+    """The migration that a ledger belongs to."""
 
     id: str
     endpoint: str | None
@@ -38,14 +38,17 @@ class MigrationRow:
 
 
 def migration_id(context: str, source: str) -> str:
-    """Made from context and source alone. So a new ledger has the keys of a lost one, and nothing is written twice."""
+    """Computed from context and source alone.
+
+    So a new ledger computes the same keys as one that was lost, and nothing is written twice.
+    """
     return digest("migration", context, source)[:16]
 
 
 class Ledger:
     """One ledger, in a file or in a schema of Postgres.
 
-    Functions of other modules here take it as their first argument.
+    The functions of this package take it as their first argument.
     """
 
     def __init__(
@@ -62,13 +65,13 @@ class Ledger:
     ) -> None:
         """Use `open_for_writing`, `open_for_work`, `open_for_reading` or `scratch_copy`.
 
-        `begin`: a transaction, durable or not; None if there is only one, which is thrown away. `discard`: removes the
-        ledger.
+        `begin`: starts a transaction, durable or not; None for a copy, whose only transaction is thrown away.
+        `discard`: removes the ledger.
         """
         self.path = path
         self.db = connection
         self.workers = workers
-        """This process among several that deliver from this ledger; None if it is the only one that writes."""
+        """This process as one of several that deliver from this ledger; None if it is the only writer."""
         self._begin = begin
         self._discard = discard
         self._lock = lock
@@ -77,7 +80,7 @@ class Ledger:
 
     @classmethod
     def open_for_writing(cls, state: Path | PostgresLocation | StateStore, *, create: bool = True) -> Ledger:
-        """Open `state/ledger.db`, or the tables of a schema, as its only writer; raises LedgerLocked naming the other.
+        """Open `state/ledger.db`, or the tables of a schema, as the only writer; raises LedgerLocked naming another.
 
         A ledger of an earlier format is brought up to date; a copy of it stays as `ledger-format-N.db`.
         """
@@ -138,7 +141,7 @@ class Ledger:
 
     @staticmethod
     def exists(state: Path | PostgresLocation | StateStore) -> bool:
-        """Whether the state has a ledger; if nobody can say, raises what `open_for_reading` raises."""
+        """Whether the state has a ledger; if that cannot be told, raises what `open_for_reading` raises."""
         place = place_of(state)
         return shared.exists(place) if isinstance(place, PostgresLocation) else (place / "ledger.db").exists()
 
@@ -177,9 +180,7 @@ class Ledger:
             return
         path = place / "ledger.db"
         fresh = not place.is_dir()
-        with suppress(
-            OSError
-        ):  # only the copy needs the folder, and it may also go to the directory for temporary files
+        with suppress(OSError):  # only the copy needs the folder, and the directory for temporary files would do
             make_private_directory(place)
         original = sqlite.connect(path, read_only=True) if path.exists() else None
         try:
@@ -193,7 +194,7 @@ class Ledger:
             if original is None:
                 private.connection.executescript(f"{DDL}PRAGMA user_version = {FORMAT};")
             upgrade.bring_up_to_date(private.connection)
-            private.connection.execute("BEGIN IMMEDIATE")  # never committed: the copy is thrown away
+            private.connection.execute("BEGIN IMMEDIATE")  # never committed, because the copy is thrown away
             if fresh and place.is_dir():
                 _remove_empty(place)
             yield cls(path, private.connection, private=private)
@@ -207,7 +208,7 @@ class Ledger:
 
     @property
     def is_outdated_copy(self) -> bool:
-        """Whether this is a copy of a ledger of an earlier format that has been written since."""
+        """Whether this is a copy of a ledger of an earlier format that was written again since then."""
         return self._stamp is not None and isinstance(self.path, Path) and self._stamp != sqlite.file_stamp(self.path)
 
     @property
@@ -216,7 +217,7 @@ class Ledger:
         return bool(getattr(self.db, "is_lost", False))
 
     def close(self) -> None:
-        """Close the ledger and release its lock; a new one that no run claimed is deleted."""
+        """Close the ledger and release its lock. A new ledger that no run has claimed is deleted."""
         unclaimed = not self.is_lost and self._is_unclaimed()
         if unclaimed and self._lock is None and self._discard is not None:
             self._discard()  # while the connection still holds the lock
@@ -249,7 +250,7 @@ class Ledger:
         Raises InputError if the disk does not take it.
         """
         if self._begin is None:
-            yield self.db  # thrown away as a whole
+            yield self.db  # the whole copy is thrown away
             return
         with self._begin(durable):
             yield self.db
@@ -257,16 +258,19 @@ class Ledger:
             self.workers.after_commit()
 
     def migration(self) -> MigrationRow | None:
-        """Which migration the ledger belongs to; None while nothing was planned."""
+        """The migration that the ledger belongs to; None before the first plan."""
         row = self.db.execute(
             "SELECT id, endpoint, context, principal, source, mapping_digest, scopes_listed_at FROM migration"
         ).fetchone()
         return MigrationRow(*row) if row else None
 
     def claim(self, *, context: str, source: str, mapping_digest: str, tool_version: str, now: str) -> MigrationRow:
-        """Make this the ledger of a migration, or check that it is; raises WrongLedger. Call inside a transaction.
+        """Make this the ledger of a migration, or check that it is; raises WrongLedger if it is another's.
 
-        A ledger from which nothing was sent yet belongs to nobody: another context or source replaces its plan.
+        Call inside a transaction.
+
+        A ledger from which nothing was sent yet belongs to nobody: a plan for another context or source replaces its
+        plan.
         """
         known = self.migration()
         if known is not None and (known.context, known.source) != (context, source) and not self._has_sent():

@@ -1,4 +1,4 @@
-"""The numbers under which runs of this ledger mark the server (docs/protocol.md, A ledger that is lost, …)."""
+"""Numbers of the markers that runs of this ledger leave on the server (docs/protocol.md, A ledger that is lost, …)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGEST_STEP = 1_000_000
 def marked_migration(ledger: Ledger) -> str:
     """The name of the migration in its markers; call after the first plan.
 
-    Nothing about raw files tells one Mem0 from another, so the first ones are part of the name.
+    Raw files do not show which Mem0 they are from, so the first ones are part of the name.
     """
     row = ledger.db.execute("SELECT id, source FROM migration").fetchone()
     migration = str(row["id"])
@@ -29,7 +29,7 @@ def marked_migration(ledger: Ledger) -> str:
 def known_markers(ledger: Ledger) -> set[str]:
     """The markers that this ledger knows: numbers of its own runs, and those that an adoption took over.
 
-    `shard.shards-number` is a marker of a run in shards, which an earlier version began.
+    `shard.shards-number` is the marker of a run in shards, which an earlier version began.
     """
     return {row["subject"] for row in ledger.db.execute("SELECT subject FROM step WHERE kind = ?", (NUMBER,))}
 

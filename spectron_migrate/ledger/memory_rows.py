@@ -1,4 +1,4 @@
-"""What a memory becomes in a plan: a row of the memory, one of its text, and one of the fact that sends it."""
+"""Makes the rows of a memory in a plan: one for the memory, one for its text, and one for the fact that sends it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class MemoryRows:
     def __init__(
         self, ledger: Ledger, plan: int, scan: ScanRow, scan_number: int | None, *, migration: str, now: str
     ) -> None:
-        """`scan_number`: the scan's in the ledger, if it is recorded.
+        """`scan_number`: the scan's number in the ledger, if it is recorded.
 
-        `now` replaces the start of the scan if a raw file names none.
+        `now` stands for the start of the scan if it is not known (raw files).
         """
         self._db = ledger.db
         self._plan = plan
@@ -34,7 +34,7 @@ class MemoryRows:
         self._scan_number = scan_number
         self._migration = migration
         self._now = now
-        # For a day the server may still know the keys of erased facts: it would replay their responses instead of
+        # For a day the server may still know the keys of erased facts, and would repeat their responses instead of
         # writing.
         erased = erased_times(ledger)
         self._erased = (f"erased {erased}",) if erased else ()
@@ -43,7 +43,10 @@ class MemoryRows:
         self._selectors: dict[Selector, int] = {}
 
     def of_memory(self, memory: Memory, moved_from: str | None = None) -> tuple[Json, ...]:
-        """By column of `INSERT_MEMORY`. `moved_from`: the ids it was sent under, if Mem0 has it under others now."""
+        """The row of the memory, in the columns of `INSERT_MEMORY`.
+
+        `moved_from`: the ids that it was sent under, if Mem0 has it under others now.
+        """
         record = record_of(memory)
         scan = self._scan_number
         return memory.id, record, digest(record), scan, memory.state, memory.expiration_date, moved_from
@@ -67,7 +70,7 @@ class MemoryRows:
     def of_fact(
         self, memory: Memory, text_digest: str, placed: Placement | Skipped, version: int
     ) -> tuple[str | None, dict[str, Json]]:
-        """The text to keep, and how it is sent, by column of `FACT_COLUMNS`."""
+        """The text to keep, and how it is sent, in the columns of `FACT_COLUMNS`."""
         key = order_key(memory, self._scan.began or self._now)
         if isinstance(placed, Skipped):
             nowhere = (self._plan, key, None, None, None, "none", None, None, None, "", "skipped", placed.reason)
@@ -108,7 +111,7 @@ def record_of(memory: Memory) -> str:
     value = memory.to_json()
     try:
         record = canonical(value)
-    except (TypeError, ValueError):  # half a character, or a captured value such as NaN
+    except (TypeError, ValueError):  # half a character, or a captured value that JSON lacks, such as NaN
         return _ESCAPED.encode(value)
     return record.decode() if record.isascii() else _ESCAPED.encode(value)
 

@@ -1,7 +1,7 @@
-"""Merges memories into a plan: which version of which memory is to be written, where, and in which order.
+"""Merges memories into a plan: decides which version of which memory is written, where, and in which order.
 
-Only the ledger numbers versions: version n of a memory is its n-th different text, counted against the
-last one known here. A metadata edit is no new version.
+Only the ledger numbers versions: version n of a memory is its n-th different text, counted against the last one known
+here. An edit of metadata makes no new version.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Merge:
     def __init__(
         self, ledger: Ledger, plan: int, scan: ScanRow, *, migration: str, same_mapping: bool, now: str
     ) -> None:
-        """`now` replaces the start of the scan if a raw file names none.
+        """`now` stands for the start of the scan if it is not known (raw files).
 
         `same_mapping`: the mapping has not changed, so a memory whose scope differs from where it was sent was moved in
         Mem0.
@@ -55,7 +55,7 @@ class Merge:
         self.left_out: list[str] = []
         """The first memories whose text is older than the ledger's."""
         self.waiting: list[Memory] = []
-        """Memories that were captured after the scan began: the next scan decides."""
+        """Memories that were captured after the scan began. The next scan decides about them."""
         self._rows = MemoryRows(ledger, plan, scan, self._scan_number, migration=migration, now=now)
         self._new = NewMemories(ledger.db)
 
@@ -72,7 +72,7 @@ class Merge:
 
         In an empty ledger memories are inserted many at once: call `flush` after the last one. `seen_again`: when the
         scan began that found the memory after an earlier scan had missed it. `message`: the fact of the message whose
-        turn contains a new text. `is_newer`: a person said so.
+        turn contains a new text. `is_newer`: a person said that the text is newer.
         """
         text_digest = digest(memory.memory)
         if self._empty:
@@ -112,7 +112,7 @@ class Merge:
             messages.overtake(self._db, memory.id, self._plan, self._scan.began or self._now)
 
     def flush(self) -> None:
-        """Write what `add` has held back."""
+        """Write the rows that `add` has held back."""
         self._new.finish()
 
     def _shows_later(self, last: ResultRow) -> bool:
@@ -130,7 +130,7 @@ class Merge:
         self._db.execute("UPDATE plan SET replaced = replaced + 1 WHERE id = ?", (self._plan,))
 
     def _note_pending(self, memory: Memory, last: ResultRow) -> bool:
-        """Keep the text as pending; False if a person has already said that it is the older one."""
+        """Keep the text as pending; False if a person has already said that it is older."""
         if self._scan_number is None:
             return False
         return note_pending(self._db, memory.id, record_of(memory), self._scan_number, last["number"], self._plan)
@@ -143,9 +143,9 @@ class Merge:
             self._insert(message, digest(message.memory), placed, version=1)
 
     def tombstone(self, mem0_id: str, at: str) -> None:
-        """Record that Mem0 no longer has the memory, since `at`: its planned texts are no longer sent.
+        """Record that Mem0 has not had the memory since `at`, so that its planned texts are not sent.
 
-        Nothing happens if a scan that began later found the memory.
+        Does nothing if a scan that began later found the memory.
         """
         known = self._db.execute("SELECT scan FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchone()
         is_newer = known is not None and self._rule.descends_from(known["scan"])
@@ -160,10 +160,10 @@ class Merge:
             messages.overtake(self._db, mem0_id, self._plan, at)
 
     def _is_gone(self, memory: Memory, last: ResultRow, seen_again: str | None) -> bool:
-        """Whether there is a tombstone that this dump does not lift.
+        """Whether the memory has a tombstone that this dump does not lift.
 
-        A tombstone that a scan set is lifted only by a dump that descends from that scan's dump. The times of dumps
-        rise along a line of descent, even if the clock is set back.
+        A tombstone that a scan set is lifted only by a dump that descends from that scan's dump. Along a line of
+        descent the times of dumps always rise, even if the clock is set back.
         """
         if last["tombstoned_at"] is None:
             return False
@@ -192,7 +192,7 @@ class Merge:
     def _owners_when_sent(self, mem0_id: str) -> str | None:
         """The ids under which the memory is in Spectron.
 
-        Their owners still find it there, although it belongs to somebody else now.
+        Their owners still find it there, although it now belongs to somebody else.
         """
         row = self._db.execute("SELECT record, moved_from FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchone()
         if row is None or row["moved_from"] is not None:
@@ -201,7 +201,7 @@ class Merge:
         return canonical_json({name: record[name] for name in ENTITY_IDS if record.get(name)})
 
     def _moves(self, mem0_id: str, placed: Placement) -> bool:
-        """Whether a version may be in Spectron under another selector. If so, the memory is not written again."""
+        """Whether a version may be in Spectron under another selector. Then the memory is not written again."""
         moved = self._db.execute(
             f"SELECT carrier.selector {_SENT_OF_IT} AND carrier.selector != ? LIMIT 1",
             (mem0_id, self._rows.selector(placed.selector)),
@@ -215,7 +215,7 @@ class Merge:
         return True
 
     def _adopt_doubts(self, mem0_id: str) -> None:
-        """Move undecided versions of the memory into this plan, so that it decides them."""
+        """Move undecided versions of the memory into this plan, which then decides them."""
         self._db.execute(
             "UPDATE fact SET plan = ? WHERE state IN ('intended', 'undecidable')"
             " AND id IN (SELECT id FROM version WHERE mem0_id = ?)",
@@ -235,10 +235,10 @@ class Merge:
         return None
 
     def _replan(self, last: ResultRow, memory: Memory, placed: Placement | Skipped) -> None:
-        """Plan the newest version again, with the current mapping: nothing of it is in Spectron."""
+        """Plan the newest version again, with the current mapping, because it is not in Spectron."""
         text, fact = self._rows.of_fact(memory, last["digest"], placed, last["number"])
         if last["state"] == "refused" and isinstance(placed, Placement):
-            # A refused fact stays refused until somebody retries it, and it keeps its key.
+            # A refused fact stays refused, with its key, until somebody retries it.
             fact.update(state="refused", reason=last["reason"], key=last["key"])
         self._db.execute("UPDATE version SET text = ?, text_at = ? WHERE id = ?", (text, memory.text_at, last["id"]))
         self._db.execute(

@@ -1,8 +1,9 @@
 """Messages in place of memories (`cutover.capture: messages`): one turn holds what the application said.
 
-A message is planned and sent as a memory is; the memories that Mem0 made of it are skipped, and name it. While any of
+A message is planned and sent like a memory. The memories that Mem0 made of it are skipped, and name it. While any of
 them is current, so is the message: a search that finds the message shows those memories. If Mem0 replaces or deletes
-one of its memories before it is sent, or if the server refuses it, its memories are written one by one instead.
+one of its memories before the message is sent, or if the server refuses the message, its memories are written one by
+one instead.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def records_in_turn(db: Database, message: int) -> list[str]:
 
 
 def fact_of_message(db: Database, message_id: str) -> int | None:
-    """The fact of a message that is, or will be, in Spectron; None for any other."""
+    """The fact of a message that is or will be in Spectron; None if there is no such message."""
     row = db.execute(
         f"SELECT fact.id FROM version JOIN fact ON fact.id = version.id"
         f" WHERE mem0_id = ? AND state IN ({marks(_ON_ITS_WAY)})",
@@ -36,7 +37,7 @@ def fact_of_message(db: Database, message_id: str) -> int | None:
 
 
 def is_on_its_way(db: Database, message: int) -> bool:
-    """Whether the message's text is, or will be, in Spectron."""
+    """Whether the message's text is or will be in Spectron."""
     row = db.execute(f"SELECT 1 FROM fact WHERE id = ? AND state IN ({marks(_ON_ITS_WAY)})", (message, *_ON_ITS_WAY))
     return row.fetchone() is not None
 
@@ -51,7 +52,7 @@ def adopt(db: Database, plan: int) -> None:
 
 
 def take_planned_apart(db: Database) -> None:
-    """Skip messages that were planned with another mapping, and plan their memories instead."""
+    """Skip messages that were planned under another mapping, and plan their memories instead."""
     for message, _ in _messages(db, "planned"):
         skip(db, message, APART)
 
@@ -66,7 +67,7 @@ def part(db: Database, message: int, selector: int | None, plan: int) -> None:
 
 
 def overtake(db: Database, mem0_id: str, plan: int, at: str) -> None:
-    """A memory was deleted at `at`, or has another text now: take planned messages with the old text apart.
+    """Take planned messages apart after one of their memories was deleted at `at`, or got another text.
 
     A sent message gets a tombstone once Mem0 has none of its memories any more.
     """
@@ -88,7 +89,7 @@ def overtake(db: Database, mem0_id: str, plan: int, at: str) -> None:
 
 
 def returned(db: Database, message: int) -> None:
-    """Mem0 has a memory of the message again: remove the message's tombstone."""
+    """Remove the message's tombstone, because Mem0 has one of its memories again."""
     db.execute(
         "UPDATE memory SET tombstoned_at = NULL WHERE mem0_id = (SELECT mem0_id FROM version WHERE id = ?)", (message,)
     )
@@ -111,7 +112,7 @@ def take_refused_apart(db: Database, plan: int) -> int:
 def skip(db: Database, fact: int, reason: str, *, plan: int | None = None) -> None:
     """Skip a fact. If it is a message, its current memories are planned one by one, in `plan` or in the message's plan.
 
-    A memory whose owners have changed meanwhile is planned by the next scan, which names its owners.
+    A memory whose owners have changed in the meantime is planned from the next scan, which names its owners.
     """
     db.execute("UPDATE fact SET state = 'skipped', reason = ? WHERE id = ?", (reason, fact))
     db.execute(
@@ -129,7 +130,7 @@ def skip(db: Database, fact: int, reason: str, *, plan: int | None = None) -> No
 
 
 def _messages(db: Database, state: FactState) -> list[tuple[int, str | None]]:
-    """All messages in this state, with their reasons. The query begins with the messages, because they are few."""
+    """All messages in this state, with their reasons. The query starts from the messages, because there are few."""
     rows = db.execute(
         "SELECT fact.id, fact.reason FROM memory CROSS JOIN version CROSS JOIN fact WHERE is_message = 1"
         " AND version.mem0_id = memory.mem0_id AND fact.id = version.id AND fact.state = ?",

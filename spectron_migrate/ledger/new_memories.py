@@ -1,4 +1,4 @@
-"""Inserting memories with their versions and facts, many at once."""
+"""Inserts memories with their versions and facts, many at once."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ INSERT_FACT = f"INSERT INTO fact(id, message, {', '.join(FACT_COLUMNS)}) VALUES 
 
 _MOST_ROWS = 1000
 _MOST_BYTES = 1 << 22
-"""The most bytes of records held back, because a text may be huge."""
+"""The most bytes of records that are held back, because a text may be huge."""
 
 
 class NewMemories:
     """Holds rows back until there are many.
 
-    Lanes come in any order, so that the index of planned facts is made at the end: that takes a fraction of the time.
+    The index of planned facts is built at the end, because lanes come in any order: this takes a fraction of the time.
     """
 
     def __init__(self, db: Database) -> None:
@@ -39,7 +39,7 @@ class NewMemories:
         self._facts: list[tuple[Json, ...]] = []
         self._bytes = 0
         self._index: str | None = None
-        """What makes the index again."""
+        """The statement that rebuilds the index."""
 
     def add(self, memory: tuple[Json, ...], version: tuple[Json, ...], fact: tuple[Json, ...]) -> None:
         """Insert the rows now or later."""

@@ -1,4 +1,4 @@
-"""Lanes and selectors have numbers, so that a fact does not spell them out."""
+"""Numbers for lanes and selectors, so that facts need not spell them out."""
 
 from __future__ import annotations
 

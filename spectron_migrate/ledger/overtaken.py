@@ -1,6 +1,6 @@
 """Facts that should no longer be sent as they were planned. Call every function here inside a transaction.
 
-Mem0 has a newer text or has deleted the memory, or an adoption found newer facts of the lane on the server.
+Either Mem0 has a newer text or has deleted the memory, or an adoption found newer facts of the lane on the server.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _IS_LATE = (
 
 
 def is_late(ledger: Ledger, fact: int) -> bool:
-    """Whether a fact would be extracted after newer facts of its lane that are stored.
+    """Whether a fact would be extracted after newer stored facts of its lane.
 
     A lane is sent in order, so only an adoption leaves a fact in doubt below newer ones.
     """
@@ -54,5 +54,5 @@ def is_late(ledger: Ledger, fact: int) -> bool:
 
 
 def mark_if_late(ledger: Ledger, fact: int) -> None:
-    """Send a fact that is planned again without extraction if it is late, as `plan.mark_late` does before a run."""
+    """Mark a fact that is planned again as late, if it is, as `plan.mark_late` does before a run."""
     ledger.db.execute(f"UPDATE fact SET infer = 'none', late = 1 WHERE id = ? AND {_IS_LATE}", (fact, *STORED))

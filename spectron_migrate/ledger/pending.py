@@ -1,4 +1,4 @@
-"""Pending memories: Mem0 and ledger have different texts, and neither descent nor times show which one is newer.
+"""Pending memories: Mem0 and the ledger have different texts, and neither descent nor times show which is newer.
 
 They wait for a person, who says `replay --resolve ID=newer` or `ID=older` about the text that is not in the ledger.
 """
@@ -61,7 +61,7 @@ def find_pending(ledger: Ledger, mem0_id: str) -> PendingText | None:
 
 
 def say_older(ledger: Ledger, mem0_id: str) -> None:
-    """Leave the pending text out for good: a person said that it is older. Call inside a transaction."""
+    """Leave the pending text out for good, because a person said that it is older. Call inside a transaction."""
     ledger.db.execute(
         f"UPDATE plan SET replaced = replaced + 1 WHERE id = (SELECT plan FROM pending WHERE mem0_id = ? AND {OPEN})",
         (mem0_id,),

@@ -1,4 +1,4 @@
-"""Plans: the facts that a run sends, made from a scan of Mem0; and which of them are late."""
+"""Plans: the facts that a run sends, made from a scan of Mem0, and which of these are late."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIVE = "live"
 
 @dataclass(frozen=True, slots=True)
 class ScopeChange:
-    """A memory that a changed mapping would move to another scope than it was sent to."""
+    """A memory that a changed mapping would move to a scope other than the one it was sent to."""
 
     mem0_id: str
     sent_to: str
@@ -34,7 +34,7 @@ class Sent:
     selector: str
     lane: str
     stands: bool
-    """Whether Mem0 still has it, under the owners under which it was sent."""
+    """Whether Mem0 still has it, under the same owners as when it was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class ScanRow:
 
 
 def begin_plan(ledger: Ledger, scan: ScanRow, fingerprint: str, now: str) -> int:
-    """Begin a plan and return its id. Facts that are merged from now on belong to it. Call inside a transaction."""
+    """Begin a plan and return its id. Facts merged from now on belong to it. Call inside a transaction."""
     number = keep_scan(ledger, scan)
     row = ledger.db.execute(
         "INSERT INTO plan(fingerprint, scan, at) VALUES (?, ?, ?) RETURNING id", (fingerprint, number, now)
@@ -108,7 +108,7 @@ def follows_another_dump(ledger: Ledger, scan: int) -> bool:
 
 
 def living_pages(ledger: Ledger) -> Iterator[list[str]]:
-    """Memories that Mem0 has according to the dumps that were planned here."""
+    """Memories that Mem0 has, according to the dumps that were planned here."""
     last = ""
     while True:
         rows = ledger.db.execute(
@@ -123,7 +123,7 @@ def living_pages(ledger: Ledger) -> Iterator[list[str]]:
 
 
 def has_captures(ledger: Ledger) -> bool:
-    """Whether anything that is planned here was captured."""
+    """Whether any memory of this ledger was captured."""
     return ledger.db.execute("SELECT 1 FROM scan WHERE kind = ? LIMIT 1", (LIVE,)).fetchone() is not None
 
 
@@ -194,7 +194,7 @@ def _count_scopes_and_lanes(ledger: Ledger, plan: int) -> None:
 
 
 def sent(ledger: Ledger) -> Iterator[Sent]:
-    """Every memory that may be in Spectron, and where. Read in pages, so that the ledger may be changed meanwhile."""
+    """Every memory that may be in Spectron, and where. Read in pages, so that the ledger may change meanwhile."""
     last = ""
     while True:
         rows = ledger.db.execute(
@@ -216,7 +216,7 @@ def sent(ledger: Ledger) -> Iterator[Sent]:
 
 
 def relane(ledger: Ledger, mem0_id: str, lane: str) -> None:
-    """Move the sent facts of a memory to its lane under the changed mapping: they count for its high-water."""
+    """Move the sent facts of a memory to its lane under the changed mapping. They count for the high-water there."""
     ledger.db.execute(
         f"UPDATE fact SET lane = ? WHERE state IN ({marks(SENT)}) AND id IN (SELECT id FROM version WHERE mem0_id = ?)",
         (lane_number(ledger.db, lane), *SENT, mem0_id),
@@ -229,7 +229,7 @@ _LATE = (
     " (SELECT max(sent.order_key) FROM fact AS sent"
     "  WHERE sent.lane = lane.no AND sent.infer = 'full' AND sent.was_sent = 1)"
 )
-"""Lane by lane, so that a plan of which nothing was sent yet costs a look at each lane, not at each fact."""
+"""Works lane by lane, so that for a plan of which nothing was sent only each lane is read, not each fact."""
 
 
 def would_mark_late(ledger: Ledger, plan: int) -> bool:
@@ -238,7 +238,7 @@ def would_mark_late(ledger: Ledger, plan: int) -> bool:
 
 
 def mark_late(ledger: Ledger, plan: int, *, everything: bool = False) -> int:
-    """Turn `full` facts that come too late for their lane into `none`: their text is stored, but supersedes nothing.
+    """Turn `full` facts that come too late for their lane into `none`, so that they are stored but supersede nothing.
 
     A fact is late if its order key is below the lane's high-water, the greatest order key sent with `full`. With
     `everything` all planned facts are late, because applications already write to Spectron. Returns how many facts of

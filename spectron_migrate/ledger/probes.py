@@ -1,4 +1,4 @@
-"""What a probe found out about a Spectron, stored by endpoint and context."""
+"""What probes found out about a Spectron, stored by endpoint and context."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NONE_WRITE = "seconds a write without extraction takes"
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
-    """One question to a Spectron, and what it did."""
+    """One question to a Spectron, and its answer."""
 
     question: str
     answer: str
@@ -21,7 +21,7 @@ class ProbeAnswer:
 
 
 def keep_answer(ledger: Ledger, endpoint: str, context: str, answer: ProbeAnswer) -> None:
-    """Replace what was known before. Call inside a transaction."""
+    """Record an answer, replacing an earlier one. Call inside a transaction."""
     ledger.db.execute(
         "INSERT INTO probe(endpoint, context, question, answer, at) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT(endpoint, context, question) DO UPDATE SET answer = excluded.answer, at = excluded.at",

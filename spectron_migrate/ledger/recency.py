@@ -14,7 +14,7 @@ from spectron_migrate.ledger.plan import LIVE, ScanRow
 from spectron_migrate.records import is_time
 
 Recency = Literal["newer", "older", "waits", "unknown"]
-"""`waits`: the memory was captured after the scan began, so the next scan decides."""
+"""`waits`: the memory was captured after the scan began, and the next scan decides."""
 
 _LINEAGE = (
     "WITH RECURSIVE lineage(no) AS (SELECT parent FROM scan WHERE no = ? UNION"
@@ -34,7 +34,7 @@ class LastText:
     seen_in: int
     """The scan that last showed the memory."""
     captured_at: str | None
-    """If a capture showed it last: when that capture ended."""
+    """When the capture ended that showed it last, if a capture did."""
 
 
 class RecencyRule:
@@ -50,7 +50,7 @@ class RecencyRule:
     def compare(self, text_at: str | None, last: LastText) -> Recency:
         """Whether a different text that this scan shows is newer than the last one."""
         if self._scan.kind == LIVE:
-            # Their times rise in order of completion, so an earlier one is a row that was drained before.
+            # Captured times rise in the order of completion, so a row with an earlier time was drained before.
             return "older" if last.is_captured and (text_at or "") < (last.text_at or "") else "newer"
         by_time = _by_time(text_at, last.text_at)
         began = self._scan.began
@@ -63,12 +63,12 @@ class RecencyRule:
             return "unknown" if began is None and by_time == "older" else "newer"
         if self._is_ancestor_of(last.seen_in):
             return "older"
-        # It was read after the last text was recorded, and yet has an earlier time: one of the clocks is wrong.
+        # If it was read after the last text was recorded, but has an earlier time, one of the clocks is wrong.
         contradicts = by_time == "older" and began is not None and began > last.recorded_at
         return "unknown" if contradicts else by_time
 
     def descends_from(self, scan: int) -> bool:
-        """Whether the dump was brought up to date from the dump of that scan, over any number of generations."""
+        """Whether this dump was brought up to date from the dump of that scan, over any number of generations."""
         if self._ancestors is None:
             self._ancestors = frozenset() if self._number is None else self._lineage(self._number)
         return scan in self._ancestors

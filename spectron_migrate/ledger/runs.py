@@ -67,7 +67,7 @@ def record_run(
     )
     if ledger.workers is None:
         forget_runs(ledger)
-    with ledger.transaction(durable=False):  # the run's first durable commit takes it along
+    with ledger.transaction(durable=False):  # the run's first durable commit makes it durable
         number = ledger.db.execute(
             f"INSERT INTO step(kind, subject, detail, who, at) VALUES ('{RUN}', 'last', ?, 'replay', ?) RETURNING id",
             (canonical_json(asdict(run)), run.began),
@@ -82,14 +82,14 @@ def record_run(
 
 
 def forget_runs(ledger: Ledger) -> None:
-    """Forget the runs so far: a new one begins, to which several processes may belong."""
+    """Forget the runs so far, because a new one begins, which several processes may share."""
     with ledger.transaction():
         ledger.db.execute(f"DELETE FROM step WHERE kind = '{RUN}'")
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedRun:
-    """A run that was refused: the same command would be refused again."""
+    """A run that was refused, as the same command would be again."""
 
     kind: str
     """The kind of the error."""
@@ -99,7 +99,7 @@ class RefusedRun:
 
 @contextmanager
 def note_refusal(ledger: Ledger, *, now: Callable[[], str]) -> Iterator[None]:
-    """Record why the block is refused as not legal, or for a wrong ledger; forget that once the block passes."""
+    """Record why the block is refused, as not legal or for a wrong ledger; forget it once the block passes."""
     try:
         yield
     except (WrongLedger, NotLegal) as error:
@@ -136,7 +136,7 @@ def last_run(ledger: Ledger) -> LastRun | None:
 def runs_at_work(ledger: Ledger, runs: Sequence[LastRun]) -> list[LastRun]:
     """The runs whose process is alive.
 
-    In Postgres these are the holders of the lock of writers, otherwise those of this host, by pid.
+    In Postgres, their processes hold the writers' lock. Otherwise they are on this host, and looked up by pid.
     """
     going_on = [run for run in runs if run.ended is None]
     if not going_on or isinstance(ledger.path, Path):

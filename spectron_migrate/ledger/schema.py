@@ -3,7 +3,7 @@
 A memory has versions, one for each different text. Each version has one fact: how, where and when that text is sent.
 
     planned -> intended -> written | stored_not_extracted | refused
-    beside it: skipped, undecidable
+    also: skipped, undecidable
 
 `intended` means: the bytes and the session are on disk and may have left. A fact that is intended in no running
 process is in doubt. Times are the fixed-width spelling of `records.format_time`.
@@ -18,47 +18,41 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 FORMAT = 4
-"""Kept in `PRAGMA user_version`. An older ledger is brought up to date (`upgrade`), a newer one refused."""
+"""Kept in `PRAGMA user_version`. An older ledger is brought up to date (`upgrade`), a newer one is refused."""
 
 FactState = Literal["planned", "intended", "written", "stored_not_extracted", "refused", "skipped", "undecidable"]
 STORED: tuple[FactState, ...] = ("written", "stored_not_extracted")
 SENT: tuple[FactState, ...] = ("intended", "written", "stored_not_extracted", "undecidable")
-"""States in which bytes may be on the server: such a fact never changes its scope."""
+"""States in which bytes may be on the server. Such a fact never changes its scope."""
 UNDECIDED: tuple[FactState, ...] = ("planned", "intended", "undecidable")
 """States in which it is not decided whether the text is in Spectron."""
 
 FACTS = "fact JOIN version ON version.id = fact.id JOIN memory ON memory.mem0_id = version.mem0_id"
 """Every fact with its text and its memory."""
 IS_CURRENT = "version.number = memory.newest_version AND memory.tombstoned_at IS NULL"
-"""A condition on a row of `FACTS`: it is the newest text of a memory that Mem0 has. All other rows are overtaken."""
+"""A condition on a row of `FACTS`: the newest text of a memory that Mem0 has. All other rows are overtaken."""
 OF_ANY_PLAN = "fact.plan IN (SELECT plan.id FROM plan)"
-"""True of every fact.
-
-Together with a condition on `state` it lets the index `fact_plan` find the facts, without a scan.
-"""
+"""True of every fact. With a condition on `state`, it lets the index `fact_plan` find the facts without a scan."""
 CARRIER = "fact AS carrier ON carrier.id = coalesce(fact.message, fact.id)"
-"""A join to `fact`: the fact that is sent for it.
-
-That is the fact itself, or that of the message that contains the memory.
-"""
+"""A join to the fact that is sent for a fact: itself, or that of the message that contains the memory."""
 
 CONTAINS = "replace(version.text, ?, '') != version.text"
 """Whether a text contains another. The engines have different names for this function."""
 
 
 def marks(values: Sequence[object]) -> str:
-    """As many placeholders as there are values. If there are none, something that equals no value."""
+    """A placeholder for each value; if there are none, something that equals no value."""
     return ", ".join("?" * len(values)) or "NULL"
 
 
 MOST_ROWS = 64
-"""The most rows that one statement changes."""
+"""The most rows that one statement may change."""
 
 
 def row_sets(rows: Sequence[tuple[int, *tuple[Any, ...]]]) -> Iterator[Sequence[tuple[Any, ...]]]:
     """Rows that begin with the id of a fact, in sets of 1, 2, 4, … 64.
 
-    So there are few different statements, and they stay prepared. A set is filled up with rows that belong to no fact.
+    So there are few different statements, which stay prepared. Sets are padded with rows that belong to no fact.
     """
     for at in range(0, len(rows), MOST_ROWS):
         part = rows[at : at + MOST_ROWS]
@@ -232,6 +226,6 @@ CREATE TABLE step(                  -- what a person or a command did: erase, re
 """
 
 DDL = _TABLES.format(rows=" STRICT", keyed=" STRICT, WITHOUT ROWID")
-"""The tables as SQLite makes them: `STRICT` checks types, `WITHOUT ROWID` lays a table out by its key."""
+"""The tables as SQLite makes them: `STRICT` checks types, `WITHOUT ROWID` stores a table in the order of its key."""
 TABLES = _TABLES.format(rows="", keyed="")
-"""The tables in the words that `database.dialect` tells Postgres."""
+"""The tables as `database.dialect` expects them for Postgres."""

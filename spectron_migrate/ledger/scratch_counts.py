@@ -1,4 +1,4 @@
-"""Counts by key in a scratch ledger, so that memory use stays flat for any number of keys."""
+"""Counts by key in a scratch ledger, so that memory use does not grow with the number of keys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from spectron_migrate.ledger.ledger import Ledger
 
 
 class ScratchCounts:
-    """How often each key of a kind was added, in a table that only this connection sees."""
+    """Counts how often each key was added, in a table that only this connection sees."""
 
     def __init__(self, ledger: Ledger) -> None:
         """Make the table."""

@@ -1,8 +1,8 @@
 """Facts that are sent one by one, from intent to receipt. Call every function here inside a transaction of `writer`.
 
 Before the first byte leaves, the session's id, the final bytes and the key are on disk. Before the next byte of the
-session, every decision except a plain 200 is on disk. So a lost decision is always a 200, and the next run finds its
-turn in the listing.
+session, every decision except a plain 200 is on disk. So a decision that is lost is always a 200, and the next run
+finds its turn in the listing.
 """
 
 from __future__ import annotations
@@ -50,8 +50,10 @@ class IntendedFact:
     order_key: str
     sent_by: str
     was_sent: bool = True
-    """Whether its key may have been sent before this intent, or by an earlier process. If not, only another ledger can
-    have used it."""
+    """Whether its key may have been sent before this intent, also by an earlier process.
+
+    If not, only another ledger can have used it.
+    """
 
 
 def next_planned(
@@ -76,9 +78,9 @@ def next_planned(
 def intend(
     ledger: Ledger, facts: Sequence[tuple[PlannedFact, SessionRow]], sent_after: str, sent_by: str
 ) -> list[IntendedFact]:
-    """Fix bytes, key, session and position of facts that are about to be sent, in their order.
+    """Fix bytes, key, session and position of facts that are about to be sent, in order.
 
-    A fact that a newer version or a tombstone overtook is skipped, and left out.
+    Facts that a newer version or a tombstone has overtaken become skipped, and are left out.
     """
     rows = still_planned(ledger, [fact.id for fact, _ in facts])
     intended = []
@@ -117,7 +119,7 @@ def intend(
 SENT_BEFORE = "sent before"
 """The reason of an intended fact whose key was sent under an earlier intent.
 
-It stays known even if this intent never leaves.
+It shows this even if this intent never leaves.
 """
 
 
@@ -140,7 +142,7 @@ REQUEST = "INSERT INTO request(id, body, key, sent_after, sent_by) VALUES (?, ?,
 
 
 def still_planned(ledger: Ledger, facts: Sequence[int]) -> dict[int, ResultRow]:
-    """By id, the facts that are still planned, with everything that their bodies need.
+    """The facts that are still planned, by id, with everything that their bodies need.
 
     Overtaken ones become skipped.
     """
@@ -210,7 +212,7 @@ def intended_of(row: ResultRow, session: SessionRow) -> IntendedFact:
 
 
 def back_to_planned(ledger: Ledger, facts: Sequence[int]) -> None:
-    """The bytes of these facts certainly never left: plan them again under the same key.
+    """Plan facts again whose bytes certainly never left, under the same keys.
 
     Overtaken ones become skipped, and late ones are sent without extraction.
     """
@@ -223,9 +225,9 @@ def back_to_planned(ledger: Ledger, facts: Sequence[int]) -> None:
 
 
 def not_stored(ledger: Ledger, fact: int) -> None:
-    """The fact was sent and is certainly not stored: plan it again.
+    """Plan a fact again that was sent and is certainly not stored.
 
-    An overtaken one becomes skipped, and a late one is sent without extraction.
+    If overtaken, it becomes skipped; if late, it is sent without extraction.
     """
     plan_again(ledger, fact, was_sent=True)
     mark_if_late(ledger, fact)
@@ -257,7 +259,7 @@ def _decide_all(ledger: Ledger, decided: Sequence[tuple[int, FactState, str | No
 
 
 def drop_requests(ledger: Ledger, facts: Sequence[int]) -> None:
-    """Delete the requests of decided facts. The request of a batch is kept until all its facts are decided."""
+    """Delete the requests of decided facts. A batch keeps its request until all its facts are decided."""
     ledger.db.execute(f"DELETE FROM request WHERE id IN ({marks(facts)})", tuple(facts))
     ledger.db.execute(
         f"DELETE FROM request WHERE id IN (SELECT batch FROM fact WHERE id IN ({marks(facts)})) AND NOT EXISTS"
@@ -299,9 +301,9 @@ def _keep_answers(
 
 
 WITHOUT_PASSAGE = "stored without passage"
-"""The reason of a fact whose turn is there and whose text no search finds. Only a person can have it sent again."""
+"""The reason of a fact whose turn is there, but whose text no search finds. Only a person can have it sent again."""
 EXTRACTION_UNKNOWN = "extraction unknown"
-"""The reason of a fact whose turn is there and whose answer is lost: nobody knows what was extracted from it."""
+"""The reason of a fact whose turn is there, but whose answer was lost, so that it is not known what was extracted."""
 
 
 def stored_by_turns(
@@ -331,7 +333,7 @@ def stored_by_person(ledger: Ledger, fact: int) -> None:
 def _keep_receipts(
     ledger: Ledger, stored: Sequence[tuple[int, str | None, int | None, str | None]], decided_by: str, *, altered: bool
 ) -> None:
-    """`stored`: each fact with its turn, the turn's number and its chunk, as far as they are known."""
+    """`stored`: each fact with its turn, the turn's number and its chunk, as far as these are known."""
     for rows in row_sets(stored):
         ledger.db.execute(
             f"WITH stored(fact, turn_id, seq, chunk_id) AS ({values(rows)})"
@@ -351,7 +353,7 @@ def refuse(ledger: Ledger, fact: int, reason: str) -> None:
 
 
 def undecidable(ledger: Ledger, fact: int, reason: str) -> None:
-    """Record that no evidence decides the fact: a person has to resolve it by its id."""
+    """Record that no evidence decides the fact. A person has to resolve it by its id."""
     ledger.db.execute("UPDATE fact SET state = 'undecidable', reason = ? WHERE id = ?", (reason, fact))
 
 
@@ -388,7 +390,7 @@ def claimed_turns(ledger: Ledger, session: int) -> set[str]:
 
 
 def claimed_passages(ledger: Ledger, chunk_ids: Sequence[str]) -> set[str]:
-    """Those of the passages that a receipt names."""
+    """Which of these passages a receipt names."""
     if not chunk_ids:
         return set()
     rows = ledger.db.execute(

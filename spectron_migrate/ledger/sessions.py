@@ -1,4 +1,4 @@
-"""Our sessions and scopes: recorded before they are requested, so that the ledger knows all that may exist."""
+"""Our sessions and scopes. They are recorded before they are requested, so that the ledger knows all that may exist."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def open_session(
     taken: Collection[int] = (),
     own: Collection[int] = (),
 ) -> SessionRow | None:
-    """An open session for these facts that has room; full ones are closed.
+    """An open session that has room for these facts; full ones are closed.
 
     `taken`: sessions to which another stream writes. A session has at most one undecided send, so these are left out,
     and so are sessions with a fact in doubt or with a fact of another lane. `own`: sessions that this process opened.
-    If several processes deliver, another one may be about to use an empty session.
+    If several processes deliver, an empty session of another one is left to that process.
     """
     same_run, run_value = _same_run(run)
     rows = ledger.db.execute(
@@ -78,7 +78,7 @@ def begin_session(ledger: Ledger, selector: Selector, run: str | None, infer: In
 
 
 def _same_run(run: str | None) -> tuple[str, tuple[str, ...]]:
-    """Memories without a run share sessions."""
+    """A condition for sessions of the same run. Memories without a run share sessions."""
     return ("run IS NULL", ()) if run is None else ("run = ?", (run,))
 
 
@@ -108,7 +108,7 @@ def orphan_session(ledger: Ledger, session: int) -> None:
 
 
 def close_session(ledger: Ledger, session: int) -> None:
-    """Stop writing to a session. No request is needed for that."""
+    """Stop writing to a session. This needs no request."""
     ledger.db.execute("UPDATE session SET state = 'closed' WHERE id = ?", (session,))
 
 
@@ -131,7 +131,10 @@ def any_begun(ledger: Ledger) -> bool:
 
 
 def keep_scope_listing(ledger: Ledger, paths: Iterable[str], now: str) -> None:
-    """Store scopes that exist before we intend to register them; what we intended is left as it is."""
+    """Store scopes that exist before we intend to register any.
+
+    Scopes that we already intended to register stay unchanged.
+    """
     ledger.db.executemany(
         "INSERT INTO scope(path, listed_before) VALUES (?, 1) ON CONFLICT(path) DO NOTHING", [(path,) for path in paths]
     )
@@ -139,7 +142,7 @@ def keep_scope_listing(ledger: Ledger, paths: Iterable[str], now: str) -> None:
 
 
 def forget_scopes(ledger: Ledger) -> None:
-    """Forget all scopes, so that they are listed anew. Call only while no session was begun."""
+    """Forget all scopes, so that they are listed again. Call only while no session was begun."""
     ledger.db.execute("DELETE FROM scope")
     ledger.db.execute("UPDATE migration SET scopes_listed_at = NULL")
 
@@ -154,7 +157,7 @@ def intend_scopes(ledger: Ledger, paths: Sequence[str], now: str) -> None:
 
 
 def scope_registered(ledger: Ledger, path: str, *, created_by_us: bool) -> None:
-    """Record that the node exists; it is ours if our own request created it (201)."""
+    """Record that the node exists. It is ours if our own request created it (201)."""
     ledger.db.execute("UPDATE scope SET registered = 1 WHERE path = ?", (path,))
     if created_by_us:
         ledger.db.execute("UPDATE scope SET created_by_us = 1 WHERE path = ?", (path,))

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 PART = "ledger"
 WRITER = "ledger writer"
-"""The lock of those who write the ledger: held by one process alone, or shared by those that deliver together."""
+"""The lock of the ledger's writers: held by one process alone, or shared by processes that deliver together."""
 WHERE_IS_IT = (
     "is this the right directory, or the right --state? a new migration begins with spectron-migrate init, and its"
     " first replay makes the ledger"
 )
-"""The hint where there is no ledger: the command that makes one would begin a second migration in a wrong directory."""
+"""The hint if there is no ledger. In a wrong directory, the command that makes one would begin a second migration."""
 
 
 def _name() -> str:
@@ -41,7 +41,7 @@ def _name() -> str:
 def open_for_work(location: PostgresLocation, lost: Database | None) -> PostgresDatabase:
     """The connection of one of several writers, which holds no lock yet.
 
-    Raises InputError if the database has forgotten what the lost connection had committed.
+    Raises InputError if the database has forgotten commits of the lost connection.
     """
     if lost is not None:
         database = reconnect(cast("PostgresDatabase", lost), application=_name())
@@ -100,7 +100,7 @@ def open_for_reading(location: PostgresLocation, *, timeout_s: float = 10.0) -> 
 
 @contextmanager
 def scratch_copy(location: PostgresLocation) -> Iterator[sqlite.PrivateDatabase]:
-    """A copy in a private file, so that nobody has to wait; in a transaction that is never committed."""
+    """A copy in a private file, so that nobody has to wait, in a transaction that is never committed."""
     private = sqlite.private_database(Path(tempfile.gettempdir()), None)
     try:
         private.connection.executescript(f"{DDL}PRAGMA user_version = {FORMAT};")

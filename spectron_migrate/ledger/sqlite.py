@@ -33,7 +33,7 @@ _PRIVATE = {
     "synchronous": "OFF",
     "cache_size": f"-{_CACHE_KIB}",
 }
-"""A file that nobody else sees and nobody keeps needs no journal."""
+"""Settings for a file that nobody else sees and that is not kept: it needs no journal."""
 _PRIVATE_NAME = ".scratch-"
 
 
@@ -41,7 +41,7 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     """Open a file that is there."""
     if not read_only:
         return _connect(path, "rw")
-    # Readers of a journal create a file beside it. If nobody can create one there, nobody writes either.
+    # Reading a ledger in WAL mode creates a file beside it. If nobody can create files there, nobody writes either.
     journal = path.with_name(f"{path.name}-wal")
     if not journal.exists() and not os.access(path.parent, os.W_OK):
         return _connect(path, "ro&immutable=1")
@@ -50,14 +50,14 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA user_version")
     except sqlite3.DatabaseError as error:
         of_the_disk = error.sqlite_errorcode & 0xFF in _OF_THE_DISK
-        if of_the_disk and not (journal.exists() and journal.stat().st_size):  # the disk is full, for writers too
+        if of_the_disk and not (journal.exists() and journal.stat().st_size):  # a full disk stops writers too
             connection.close()
             return _connect(path, "ro&immutable=1")
     return connection
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    # Written from one thread at a time (`writer`), never from two at once.
+    # Used by one thread at a time (`writer`).
     connection = sqlite3.connect(
         f"{path.resolve().as_uri()}?mode={mode}",
         uri=True,
@@ -131,7 +131,7 @@ def keep_copy(connection: sqlite3.Connection, path: Path) -> None:
 def drop_index(db: Database, name: str) -> str | None:
     """Drop an index within a transaction; returns the statement that makes it again.
 
-    None for Postgres, where everybody else would have to wait for the end of the transaction.
+    Does nothing in Postgres, where everybody else would have to wait for the end of the transaction.
     """
     if not isinstance(db, sqlite3.Connection):
         return None
@@ -171,7 +171,7 @@ def disk_errors(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class PrivateDatabase:
-    """A database in a file without a name. Nothing remains of it, even if the process is killed."""
+    """A database in a file without a name, so that nothing remains of it even if the process is killed."""
 
     connection: sqlite3.Connection
     _handle: int

@@ -1,6 +1,6 @@
 """Brings a ledger of an earlier format up to date, in one transaction.
 
-For SQLite only: these formats never existed elsewhere.
+For SQLite only, because these formats never existed elsewhere.
 """
 
 from __future__ import annotations

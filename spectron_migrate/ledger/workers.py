@@ -1,7 +1,7 @@
 """Several processes that deliver one plan together, from a ledger in Postgres (docs/protocol.md, Workers).
 
 The first one plans alone; then it lets others join. Each lane belongs to the process whose connection holds its lock,
-so the lanes of a dead process are free at once. The limits of a run are counted here for all of them together.
+so the lanes of a dead process are free at once. The limits of a run are counted here, for all of them together.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 FRESH_S = 5.0
 """A request may begin for this long after Postgres last served the connection that holds the lane."""
 SETTLE_S = FRESH_S + 1.0
-"""Whoever takes a lane waits this long before an intent in it may count as never sent.
+"""A process that takes a lane waits this long before an intent in it may count as never sent.
 
-After that nobody else begins a request there.
+By then no other process can begin a request there.
 """
 _PLANNER = "planner"
 _PART, _FORMAT = "workers", 1
@@ -39,24 +39,24 @@ _NOW = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
 
 
 class Workers:
-    """This process among those that deliver from one ledger. Its connection is the one that writes the ledger."""
+    """This process as one of those that deliver from one ledger. It uses the connection that writes the ledger."""
 
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
         self.is_alone = False
         """Whether no other process may write the ledger, so that this one may plan."""
         self.joined = True
-        """Whether this process joined those at work, rather than being the one that let others join."""
+        """Whether this process joined others, rather than letting others join it."""
         self._held: set[str] = set()
         self._freed: set[str] = set()
-        """Lanes of `_held` that are freed after the commit. They are sets, because a transaction may be run again."""
+        """Lanes of `_held` to free after the commit. A set, because a transaction may be run again."""
 
     # -- joining ------------------------------------------------------------------------------------------
 
     def try_join(self) -> bool:
         """Become the only writer, or join those at work; False while another process plans.
 
-        Raises LedgerLocked where another command writes the ledger. Nobody else gets further before `let_others_join`.
+        Raises LedgerLocked where another command writes the ledger. Other processes wait until `let_others_join`.
         """
         database = self._database
         if not session_locks.try_lock(database, _PLANNER):
@@ -75,7 +75,7 @@ class Workers:
         return holder_of(self._database, _PLANNER)
 
     def let_others_join(self) -> None:
-        """From now on others may deliver too, and nobody may plan."""
+        """Let others deliver too. From now on nobody may plan."""
         if self.is_alone:
             session_locks.try_lock(self._database, WRITER, shared=True)  # a connection's own locks never conflict
             session_locks.unlock(self._database, WRITER)
@@ -108,9 +108,10 @@ class Workers:
     # -- lanes --------------------------------------------------------------------------------------------
 
     def ask_for_lane(self, lane: str) -> Callable[[], bool]:
-        """Take a lane, if nobody has it. The next statement sees what the lane's last owner committed.
+        """Take a lane, if nobody has it.
 
-        Call the result to learn whether it was taken. The next statement can be sent before that.
+        The next statement sees what the lane's last owner committed. Call the result to learn whether it was taken; the
+        next statement can be sent before that.
         """
         self._freed.discard(lane)
         if lane in self._held:
@@ -140,7 +141,7 @@ class Workers:
             ).fetchall()
 
     def serialize(self, name: str) -> None:
-        """Nobody else gets past this for the same name until the transaction ends."""
+        """Make other processes wait here, for the same name, until the transaction ends."""
         key = session_locks.lock_key(self._database.location.schema, name)
         self._database.execute("SELECT pg_advisory_xact_lock(?)", (key,))
 
@@ -148,7 +149,7 @@ class Workers:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether Postgres served the connection so recently that nobody else can be sending in its lanes."""
+        """Whether Postgres answered on this connection so recently that nobody else can be sending in its lanes."""
         return not self._database.is_lost and seconds_with_sleep() - self._database.answered_at < FRESH_S
 
     def ask(self) -> None:
@@ -174,7 +175,7 @@ class Workers:
         return int(row[0])
 
     def give_back(self, *, sends: int = 0, tokens: int = 0) -> None:
-        """Return to the run what was reserved and not used."""
+        """Return sends and tokens that were reserved and not used."""
         self._database.execute("UPDATE work SET sends = sends + ?, tokens = tokens + ?", (sends, tokens))
 
     def sends_left(self) -> int:
@@ -183,7 +184,10 @@ class Workers:
         return int(row["sends"] or 0)
 
     def take_turns(self, count: int, gap_s: float) -> float:
-        """Reserve the next turns for requests, `gap_s` apart among all processes; seconds until the first one."""
+        """Reserve the next turns for requests, `gap_s` apart among all processes.
+
+        Returns the seconds until the first.
+        """
         gap = max(1, round(gap_s * 1_000_000))
         row = self._database.execute(
             f"UPDATE work SET next_request = greatest(next_request, {_NOW}) + ? RETURNING next_request - ? - {_NOW}",

@@ -1,7 +1,7 @@
 """Group commit: the changes of many lanes are committed together, with one fsync.
 
-All access to the ledger while facts are being sent goes through here, in one thread, so that a read
-always sees what was written before it.
+While facts are being sent, all access to the ledger goes through here, in one thread, so that a read sees everything
+that was written before it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class GroupCommit:
         self._lost: Exception | None = None
 
     async def durable(self, change: Callable[Concatenate[Ledger, P], T], *args: P.args, **named: P.kwargs) -> T:
-        """Run `change(ledger, …)`; when this returns, it is on disk."""
+        """Run `change(ledger, …)`. When this returns, it is on disk."""
         result: T = await self._add(partial(_call, change, args, named), durable=True)
         return result
 
@@ -63,7 +63,7 @@ class GroupCommit:
     def collect(self, record: Callable[[Ledger, Sequence[T]], object], item: T) -> None:
         """Record an item like `post`, together with all items that wait for the same `record`.
 
-        They go before whatever else is waiting.
+        These run before anything else that waits.
         """
         self._collected.setdefault(record, []).append(item)
         self._wake()
@@ -121,6 +121,6 @@ class GroupCommit:
             try:
                 with self._ledger.transaction(durable=any(durable for _, _, durable in group)):
                     return [change(self._ledger) for change, _, _ in group]
-            except Conflict:  # with another process; nothing of this change is committed
+            except Conflict:  # a conflict with another process: nothing of this change is committed
                 continue
         raise Unreachable("the ledger is busy: other processes change the same rows", hint="run it again")

@@ -19,11 +19,11 @@ BEGUN, DONE, BACKUP = "begun", "done", "backup"
 BY = "adopted"
 """`decided_by` of a receipt that was found on the server."""
 BY_KEY = "adopted by key"
-"""`decided_by` of such a receipt if the server has shown that it knows the fact's key."""
+"""`decided_by` of an adopted receipt if the server has shown that it knows the fact's key."""
 NO_KEY = ""
 """The key of a fact that stands for a turn whose memory is not known."""
 _SOUGHT: tuple[FactState, ...] = ("planned", "intended", "undecidable", "refused")
-"""States in which nobody knows whether the server has the text."""
+"""States in which it is not known whether the server has the text."""
 _PAGE = 500
 
 
@@ -50,7 +50,7 @@ class SoughtFact:
 
 @dataclass(frozen=True, slots=True)
 class KnownSession:
-    """A session of this ledger, and by turn the facts that have a receipt in it."""
+    """A session of this ledger, with the facts that have a receipt in it, by turn."""
 
     id: int
     server_id: str
@@ -58,8 +58,9 @@ class KnownSession:
     facts: dict[str, int]
     residue: frozenset[str]
     spare: frozenset[str]
-    """Turns that an adoption found and that belong to no fact: Mem0 no longer had their text, or there were more turns
-    with it than facts.
+    """Turns that an adoption found and that belong to no fact.
+
+    Either Mem0 no longer had their text, or there were more turns than facts with it.
     """
 
 
@@ -70,7 +71,7 @@ def is_unfinished(ledger: Ledger) -> bool:
 
 
 def backup_of(ledger: Ledger) -> str | None:
-    """If this ledger is a backup: when it was made. None otherwise, and once an adoption was begun."""
+    """When this ledger was made as a backup. None if it is no backup, or once an adoption was begun."""
     row = ledger.db.execute("SELECT detail, at FROM step WHERE kind = ? ORDER BY id DESC LIMIT 1", (KIND,)).fetchone()
     return str(row["at"]) if row is not None and json.loads(row["detail"])["phase"] == BACKUP else None
 
@@ -78,7 +79,7 @@ def backup_of(ledger: Ledger) -> str | None:
 def last_adopted(ledger: Ledger) -> tuple[int, str] | None:
     """The newest fact and the time of the last adoption; None if there was none.
 
-    What was planned later and is older than that time may have been sent by the other ledger too.
+    A text that was planned later and is older than that time may have been sent by the other ledger too.
     """
     rows = ledger.db.execute("SELECT detail FROM step WHERE kind = ? ORDER BY id", (KIND,))
     done = [detail for row in rows if (detail := json.loads(row["detail"]))["phase"] == DONE]
@@ -86,7 +87,7 @@ def last_adopted(ledger: Ledger) -> tuple[int, str] | None:
 
 
 def is_due(ledger: Ledger) -> bool:
-    """Whether facts were planned since an adoption that the other ledger may have sent too."""
+    """Whether facts were planned since an adoption that the other ledger may also have sent."""
     last = last_adopted(ledger)
     return last is not None and bool(sought_facts(ledger, after=last[0], before=last[1]))
 
@@ -94,8 +95,7 @@ def is_due(ledger: Ledger) -> bool:
 def sought_facts(ledger: Ledger, *, after: int, before: str | None) -> list[tuple[int, list[int]]]:
     """Facts to look for, by selector, oldest first.
 
-    Those with an id above `after` whose text is older than `before` or has no time. With None for `before`, texts of
-    any age.
+    Only facts with an id above `after` whose text has no time or is older than `before`; None stands for any age.
     """
     rows = ledger.db.execute(
         "SELECT fact.id, selector FROM fact JOIN version ON version.id = fact.id"
@@ -117,7 +117,7 @@ _FACT = (
 
 
 def read_sought(ledger: Ledger, facts: Sequence[int]) -> list[SoughtFact]:
-    """Those of the facts that are still to be looked for, oldest first."""
+    """Which of these facts must still be looked for, oldest first."""
     found = []
     for start in range(0, len(facts), _PAGE):
         some = facts[start : start + _PAGE]
@@ -139,7 +139,7 @@ def any_fact(ledger: Ledger, selector: int) -> SoughtFact | None:
 
 
 def count_texts(ledger: Ledger, facts: Sequence[int]) -> int:
-    """How many different texts the facts have."""
+    """How many different texts these facts have."""
     found: set[str] = set()
     for start in range(0, len(facts), _PAGE):
         some = facts[start : start + _PAGE]
@@ -200,7 +200,7 @@ def selector_paths(ledger: Ledger, number: int) -> list[str]:
 
 
 def selectors_with_text(ledger: Ledger, selectors: Sequence[int], texts: Iterable[str]) -> list[int]:
-    """Those of the selectors to which one of the texts was, or will be, written."""
+    """Which of the selectors one of the texts was or will be written to."""
     found: set[int] = set()
     for text in set(texts):
         rows = ledger.db.execute(

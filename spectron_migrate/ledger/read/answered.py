@@ -10,9 +10,9 @@ from spectron_migrate.records import canonical_json
 
 
 def newest_answered(ledger: Ledger, since: str) -> tuple[IntendedFact, str] | None:
-    """In the newest sessions opened after `since`: the last answered write of a single fact, and its turn.
+    """The last answered write of a single fact in the newest sessions opened after `since`, and its turn.
 
-    The ledger keeps no bytes of a decided write, so they are made again from the fact.
+    The ledger does not keep the bytes of a decided write, so they are rebuilt from the fact.
     """
     row = ledger.db.execute(
         f"SELECT fact.id, version.mem0_id, fact.session, position, key, infer, order_key, turn_id, role, category,"

@@ -1,4 +1,4 @@
-"""Ids that begin with a prefix, for the completion of a word in a shell: as many as are found within 0.2 s."""
+"""Ids that begin with a prefix, for completion in a shell: as many as are found within 0.2 s."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ids_beginning_with(prefix: str, kind: IdKind, state: Path) -> list[str]:
     """At most 50 ids in the ledger of a state directory, sorted; none if there is no ledger. Raises nothing."""
     deadline = time.monotonic() + TIME_LIMIT_S
     found: set[str] = set()
-    # It is no ledger of this format, or the time is up: what was found so far is returned.
+    # It may be no ledger of this format, or the time is up. What was found so far is returned.
     with suppress(sqlite3.Error, ValueError):
         uri = f"{(state / 'ledger.db').absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=0.05)) as db:

@@ -1,4 +1,4 @@
-"""What a cutover asks the ledger: who is behind, what is undecided, and what Spectron has that Mem0 no longer has."""
+"""Answers for a cutover: who is behind, what is undecided, and what Spectron has that Mem0 no longer has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spectron_migrate.records import ENTITY_IDS
 
 @dataclass(frozen=True, slots=True)
 class Undecided:
-    """What is not decided yet."""
+    """Counts of facts that are not decided yet."""
 
     remaining: int
     in_doubt: int
@@ -21,7 +21,7 @@ class Undecided:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """All undecided facts."""
         return self.remaining + self.in_doubt + self.undecidable
 
 
@@ -34,14 +34,14 @@ class StaleText:
     selector: str
     """Canonical JSON, as the ledger keeps it."""
     deleted_at: str | None
-    """When the memory was found missing in Mem0; None if Mem0 still has a row of it."""
+    """When the memory was found missing in Mem0; None if Mem0 still has its row."""
     now: str
-    """What Mem0 says of its row: `active`, or that it is deleted, expired, archived or replaced."""
+    """The state that Mem0 gives its row: `active`, deleted, expired, archived or replaced."""
     turn_id: str | None
 
 
 def count_undecided(ledger: Ledger) -> Undecided:
-    """Counts of what is not decided."""
+    """Count the facts that are not decided."""
     count = f"SELECT count(*) FROM fact WHERE {OF_ANY_PLAN} AND state = ?"
     return Undecided(*(ledger.db.execute(count, (state,)).fetchone()[0] for state in UNDECIDED))
 
@@ -49,8 +49,8 @@ def count_undecided(ledger: Ledger) -> Undecided:
 def owners_behind(ledger: Ledger, most: int, short: Sequence[str]) -> set[str] | None:
     """Ids of all owners for whom Spectron lacks something that Mem0 has; None if there are more than `most`.
 
-    These are the owners of undecided memories and of those in `short`: decided, but not in Spectron for their owner. A
-    memory that changed owners counts for both.
+    These are the owners of undecided memories, and of memories in `short`, which are decided but not in Spectron for
+    their owner. A memory that changed owners counts for both.
     """
     rows = ledger.db.execute(
         f"SELECT record, moved_from FROM {FACTS} WHERE {OF_ANY_PLAN} AND state IN ({marks(UNDECIDED)}) LIMIT ?",
@@ -68,7 +68,7 @@ def owners_behind(ledger: Ledger, most: int, short: Sequence[str]) -> set[str] |
 
 
 def count_living(ledger: Ledger) -> int:
-    """How many memories exist in Mem0 as far as the ledger knows."""
+    """How many memories Mem0 has, as far as the ledger knows."""
     count = "SELECT count(*) FROM memory WHERE tombstoned_at IS NULL AND is_message = 0"
     return int(ledger.db.execute(count).fetchone()[0])
 
@@ -91,7 +91,7 @@ def moved_memories(ledger: Ledger) -> dict[str, str]:
 
 
 def will_not_expire(ledger: Ledger) -> dict[str, str]:
-    """Memories in Spectron that expire in Mem0, and when."""
+    """Memories in Spectron that expire in Mem0, and when they do."""
     rows = ledger.db.execute(
         "SELECT mem0_id, expires FROM memory WHERE expires IS NOT NULL AND tombstoned_at IS NULL"
         f" AND is_message = 0 AND EXISTS (SELECT 1 FROM version JOIN fact ON fact.id = version.id JOIN {CARRIER}"
@@ -128,7 +128,7 @@ def living_selectors(ledger: Ledger) -> set[str]:
 
 
 def selectors_in_use(ledger: Ledger) -> list[str]:
-    """Every selector under which something is, or may be, in Spectron."""
+    """Every selector under which something is or may be in Spectron."""
     rows = ledger.db.execute(
         "SELECT text FROM selector WHERE no IN (SELECT selector FROM fact WHERE state NOT IN ('skipped', 'refused'))"
     )

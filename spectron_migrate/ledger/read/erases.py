@@ -33,6 +33,9 @@ def erased(ledger: Ledger) -> dict[str, str]:
 
 
 def erased_times(ledger: Ledger) -> int:
-    """Number of finished erases: new keys must differ from those that the server may still hold."""
+    """Number of finished erases.
+
+    It is part of new keys, which must differ from those that the server may still hold.
+    """
     rows = ledger.db.execute("SELECT detail FROM step WHERE kind = ?", (KIND,))
     return sum(json.loads(row["detail"])["phase"] == DONE for row in rows)

@@ -1,4 +1,4 @@
-"""What the ledger knows about the sessions and scopes that a run continues to use, to compare it with the server."""
+"""What the ledger knows about sessions and scopes that a run goes on using, for a comparison with the server."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from spectron_migrate.ledger.sending import claimed_turns, next_planned, residue
 from spectron_migrate.records import Infer, Selector, canonical_json, selector_of
 
 FIRST = 8
-"""Lanes with which a run begins."""
+"""How many lanes a run begins with."""
 LARGE = 256
-"""A lane with at least this many facts is the next to start, because a lane sends one fact after another."""
+"""Lanes with at least this many facts start early, because a lane sends one fact after another."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionTurns:
-    """One of our sessions, and the turns that it may hold."""
+    """One of our sessions, with the turns that it may hold."""
 
     id: int
     server_id: str
     claimed: frozenset[str]
     explained: frozenset[str]
-    """Turns that have no receipt and are known all the same."""
+    """Turns without a receipt that are known nevertheless."""
     in_doubt: int
-    """How many facts may or may not be there."""
+    """How many facts in doubt may have a turn there."""
     texts: tuple[str, ...]
-    """The texts of facts in doubt, and of refused ones, which the server may have stored all the same."""
+    """The texts of facts in doubt, and of refused ones, which the server may have stored nevertheless."""
 
 
 @dataclass(frozen=True, slots=True)
 class NextFact:
-    """Of several facts that share sessions, the first one that will be sent."""
+    """The first fact to be sent of those that share sessions."""
 
     id: int
     selector: Selector
@@ -95,7 +95,7 @@ def next_facts(ledger: Ledger, plan: int, most: int) -> Iterator[NextFact]:
 
 
 def first_paths(ledger: Ledger, plan: int, most: int) -> list[str]:
-    """The paths of the scopes that a run begins with, at most so many."""
+    """The paths of the scopes that a run begins with, at most `most`."""
     paths: dict[str, None] = {}
     for lane in lanes_to_do(ledger, plan, after=None, limit=most):
         for infer in ("full", "none"):
@@ -105,7 +105,7 @@ def first_paths(ledger: Ledger, plan: int, most: int) -> list[str]:
 
 
 def has_earlier_work(ledger: Ledger, began: str) -> bool:
-    """Whether a session was ever begun, or a scope registered before this moment."""
+    """Whether any session was begun, or any scope registered, before this moment."""
     found = ledger.db.execute(
         "SELECT EXISTS(SELECT 1 FROM session) OR EXISTS(SELECT 1 FROM scope WHERE registered = 1 AND intended_at < ?)",
         (began,),
@@ -140,7 +140,7 @@ def text_of(ledger: Ledger, fact: int) -> str:
 
 
 def copies_without_passage(ledger: Ledger, selector: Selector, text: str) -> int:
-    """How often a text may be in these scopes without a receipt that names its passage."""
+    """How many times a text may be in these scopes without a receipt that names its passage."""
     sent = ledger.db.execute(
         "SELECT count(*) AS facts,"
         f" count(CASE WHEN fact.state IN ({marks(STORED)}) THEN chunk_id END) AS named"
@@ -149,7 +149,7 @@ def copies_without_passage(ledger: Ledger, selector: Selector, text: str) -> int
         " WHERE selector.text = ? AND version.text = ?",
         (*STORED, canonical_json(selector), text),
     ).fetchone()
-    # A fact that is to be written again has left its session, but its residue is still there.
+    # A fact that is planned again has left its session, but its residue is still there.
     residue = ledger.db.execute(
         "SELECT count(*) FROM residue JOIN session ON session.id = residue.session"
         " JOIN selector ON selector.no = session.selector JOIN version ON version.id = residue.fact"

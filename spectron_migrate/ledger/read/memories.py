@@ -15,7 +15,7 @@ from spectron_migrate.records import Filters, Memory, canonical_json
 
 @dataclass(frozen=True, slots=True)
 class LastVersion:
-    """The newest text of a memory that the ledger knows, and what became of it."""
+    """The newest text that the ledger knows of a memory, and what became of it."""
 
     version: int
     text: str
@@ -27,15 +27,15 @@ class LastVersion:
     selector: str
     """Canonical JSON."""
     tombstoned_at: str | None
-    """The time since which Mem0 no longer has it."""
+    """Since when Mem0 no longer has it."""
     any_stored: bool
-    """Whether any version of it is stored, this one or an older one."""
+    """Whether any version of the memory is stored, this one or an older one."""
     message: str | None = None
     """The message whose turn contains the text; `state` is then the message's."""
 
 
 def knows_owners(ledger: Ledger, filters: Filters) -> bool:
-    """Whether the ledger has a memory that the filters admit. Reads every record, so it must not run often."""
+    """Whether the ledger has a memory that the filters admit. Reads every record, so call it rarely."""
     by_field = (("user_id", filters.users), ("agent_id", filters.agents), ("run_id", filters.runs))
     conditions, named = [], []
     for field, ids in by_field:
@@ -47,7 +47,7 @@ def knows_owners(ledger: Ledger, filters: Filters) -> bool:
 
 
 AT_ONCE = 500
-"""Memories for which one question asks, at most."""
+"""The most memories that one query asks for."""
 
 
 def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:
@@ -56,7 +56,7 @@ def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:
 
 
 def last_versions(ledger: Ledger, mem0_ids: Sequence[str]) -> dict[str, LastVersion]:
-    """The newest text of each of these memories, at most `AT_ONCE`, that the ledger knows."""
+    """The newest text that the ledger knows of each of these memories, at most `AT_ONCE`."""
     is_stored = f"carrier.state IN ({marks(STORED)})"
     rows = ledger.db.execute(
         "SELECT memory.mem0_id, version.number, version.text, version.digest, version.text_at, version.recorded_at,"
@@ -87,7 +87,7 @@ def last_versions(ledger: Ledger, mem0_ids: Sequence[str]) -> dict[str, LastVers
 
 
 class NewestText(NamedTuple):
-    """The newest text of a memory that the ledger knows, with only what a comparison of all memories needs."""
+    """The newest text that the ledger knows of a memory, with only what a comparison of all memories needs."""
 
     digest: str
     state: str
@@ -111,7 +111,7 @@ _ALL = f"FROM version AS own JOIN fact ON fact.id = own.id JOIN {CARRIER}"
 
 
 def memories(ledger: Ledger) -> Iterator[tuple[str, bool]]:
-    """Every memory that was ever planned, by id, and whether it has a tombstone."""
+    """Every memory that was ever planned, in the order of ids, and whether it has a tombstone."""
     rows = ledger.db.execute("SELECT mem0_id, tombstoned_at IS NOT NULL AS gone FROM memory ORDER BY mem0_id")
     return ((row["mem0_id"], bool(row["gone"])) for row in rows)
 
@@ -148,10 +148,9 @@ def newest_scan(ledger: Ledger) -> int:
 
 
 def planned_since(ledger: Ledger, scan: int, *, most: int) -> tuple[int, set[str] | None]:
-    """How many living memories no scan after this one concerned, and the ids of the others; None if they are more than
-    `most`.
+    """How many living memories were in no later scan, and the ids of the others; None if there are more than `most`.
 
-    Both are of one moment, although another process may plan meanwhile.
+    Both are from one moment, although another process may plan meanwhile.
     """
     is_later = "(memory.scan > ? OR coalesce(tombstoned_by, 0) > ?)"
     rows = ledger.db.execute(

@@ -1,4 +1,4 @@
-"""What a plan would send, for a forecast: scope by scope, lane by lane."""
+"""What a plan would send, by scope and by lane, for a forecast."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from spectron_migrate.ledger.schema import CARRIER, STORED, marks
 LISTED = 100
 """The most items of a list in a summary."""
 PATHS_AT_ONCE = 500
-"""How many paths one query is about."""
+"""How many paths one query may ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class NamedFact:
 
 @dataclass(frozen=True, slots=True)
 class PlanCounts:
-    """The facts of a plan at one moment. The difference between two of these is what a run did."""
+    """Counts of a plan's facts at one moment. The difference between two of these is what a run did."""
 
     stored: int
     not_extracted: int
@@ -60,19 +60,19 @@ def count_by_state(ledger: Ledger, plan: int) -> dict[str, int]:
 
 
 def count_replaced(ledger: Ledger, plan: int) -> int:
-    """Rows of the plan's dump that are older than what the ledger has."""
+    """How many rows of the plan's dump are older than the ledger's texts."""
     row = ledger.db.execute("SELECT replaced FROM plan WHERE id = ?", (plan,)).fetchone()
     return int(row["replaced"])
 
 
 def count_pending(ledger: Ledger, plan: int) -> int:
-    """Memories of the plan whose text may or may not be newer than the ledger's."""
+    """How many memories of the plan are pending: their text may or may not be newer than the ledger's."""
     row = ledger.db.execute(f"SELECT count(DISTINCT mem0_id) FROM pending WHERE plan = ? AND {OPEN}", (plan,))
     return int(row.fetchone()[0])
 
 
 def count_late(ledger: Ledger, plan: int) -> int:
-    """Late facts of the plan that are stored."""
+    """How many late facts of the plan are stored."""
     row = ledger.db.execute(
         f"SELECT count(*) FROM fact WHERE +plan = ? AND late = 1 AND state IN ({marks(STORED)})",
         (plan, *STORED),
@@ -90,7 +90,7 @@ def skipped_by_reason(ledger: Ledger, plan: int) -> dict[str, int]:
 
 
 def will_not_expire(ledger: Ledger, plan: int) -> list[str]:
-    """Ids of memories that would expire in Mem0 and that, by this plan, are or will be in Spectron for good."""
+    """Ids of memories that would expire in Mem0, but are or will be in Spectron for good, by this plan."""
     rows = ledger.db.execute(
         "SELECT mem0_id FROM memory WHERE expires IS NOT NULL AND is_message = 0 AND EXISTS"
         f" (SELECT 1 FROM version JOIN fact ON fact.id = version.id JOIN {CARRIER}"
@@ -102,7 +102,7 @@ def will_not_expire(ledger: Ledger, plan: int) -> list[str]:
 
 
 def scopes_and_lanes(ledger: Ledger, plan: int) -> tuple[int, int]:
-    """Numbers of selectors and lanes of the plan, as counted when it was made."""
+    """The number of selectors and of lanes of the plan, as counted when it was made."""
     row = ledger.db.execute("SELECT scopes, lanes FROM plan WHERE id = ?", (plan,)).fetchone()
     return int(row["scopes"] or 0), int(row["lanes"] or 0)
 
@@ -149,13 +149,13 @@ def was_planned_whole(ledger: Ledger, dump_digest: str, mapping_digest: str) -> 
 
 
 def is_last_scan(ledger: Ledger, dump_digest: str) -> bool:
-    """Whether nothing was planned since this dump first was, neither a dump nor what adapters captured."""
+    """Whether nothing, neither a dump nor captured results, was planned after this dump first was."""
     row = ledger.db.execute("SELECT id FROM scan ORDER BY no DESC LIMIT 1").fetchone()
     return row is not None and row["id"] == dump_digest
 
 
 def target_paths(ledger: Ledger, plan: int, *, refused: bool = False) -> list[str]:
-    """Every path to which a fact of the plan is, or will be, written, and those of facts in doubt of any plan.
+    """Every path that a fact of the plan is or will be written to, and the paths of facts in doubt of any plan.
 
     `refused`: also those of refused facts.
     """
@@ -170,19 +170,19 @@ def target_paths(ledger: Ledger, plan: int, *, refused: bool = False) -> list[st
 
 
 def unintended_paths(ledger: Ledger, paths: Sequence[str]) -> list[str]:
-    """Those of the paths that no run has intended to register and that no adoption found registered."""
+    """Which of the paths no run has intended to register, and no adoption has found registered."""
     intended = _those_where(ledger, paths, "intended_at IS NOT NULL OR registered = 1")
     return [path for path in paths if path not in intended]
 
 
 def foreign_paths(ledger: Ledger, paths: Sequence[str]) -> list[str]:
-    """Those of the paths that existed before this migration intended to register them."""
+    """Which of the paths existed before this migration intended to register them."""
     foreign = _those_where(ledger, paths, "listed_before = 1 AND registered = 0")
     return [path for path in paths if path in foreign]
 
 
 def _those_where(ledger: Ledger, paths: Sequence[str], condition: str) -> set[str]:
-    """Those of the paths whose row meets the condition."""
+    """Which of the paths have a row that meets the condition."""
     found: set[str] = set()
     for at in range(0, len(paths), PATHS_AT_ONCE):
         part = paths[at : at + PATHS_AT_ONCE]
@@ -192,7 +192,7 @@ def _those_where(ledger: Ledger, paths: Sequence[str], condition: str) -> set[st
 
 
 def would_come_late(ledger: Ledger, plan: int, lane: str, key: str, mem0_id: str) -> bool:
-    """Whether it would be late: the plan sends a newer fact in its lane, and no text of it was ever sent."""
+    """Whether the memory would be late: no text of it was ever sent, and the plan sends a newer fact in its lane."""
     row = ledger.db.execute(
         "SELECT EXISTS(SELECT 1 FROM fact WHERE state = 'planned' AND lane = (SELECT no FROM lane WHERE name = ?)"
         "  AND infer = 'full' AND plan = ? AND order_key > ?)"

@@ -1,4 +1,4 @@
-"""What is in Spectron, and under which ids; pages and streams, so that memory use stays flat."""
+"""What is in Spectron, and under which ids. Reads in pages and streams, so that memory use stays flat."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ReceiptRow:
 
     @property
     def owners(self) -> Mapping[str, str]:
-        """The ids that say whose memory it is, of the newest record."""
+        """The ids that say whose memory it is, from the newest record."""
         return texts_in(self.record, ENTITY_IDS)
 
 
@@ -83,7 +83,7 @@ def receipts(ledger: Ledger) -> Iterator[ReceiptRow]:
 
 
 def receipts_of(ledger: Ledger, facts: Sequence[int]) -> Iterator[ReceiptRow]:
-    """Those of some facts that are stored, in no particular order."""
+    """The receipts of those of these facts that are stored, in no particular order."""
     for start in range(0, len(facts), _PAGE):
         some = facts[start : start + _PAGE]
         rows = ledger.db.execute(f"{_RECEIPTS} AND fact.id IN ({marks(some)})", tuple(some)).fetchall()
@@ -123,10 +123,10 @@ def texts_of(ledger: Ledger, facts: Sequence[int]) -> Iterator[tuple[str, str]]:
 def fields_given(
     ledger: Ledger, facts: Sequence[int], names: Sequence[str]
 ) -> Iterator[tuple[int, Mapping[str, Any], str]]:
-    """Of those facts that are the newest version of their memory: number, the fields of these names that Mem0's record
-    has, and when its reading began.
+    """Of these facts, those that are the newest version of their memory, with fields of its record in Mem0.
 
-    For raw files, which do not say that, it is when the text was planned.
+    Yields the fact's number, the fields that `names` lists, and when the reading of Mem0 began. Raw files do not say
+    that; for them it is the time at which the text was planned.
     """
     for start in range(0, len(facts), _PAGE):
         some = facts[start : start + _PAGE]
@@ -140,7 +140,7 @@ def fields_given(
 
 
 def facts_made_into(ledger: Ledger, ids: Sequence[str]) -> dict[str, list[int]]:
-    """For each id of a turn, passage, entity or attribute of Spectron, the facts from which it was made."""
+    """For each id of a turn, passage, entity or attribute of Spectron, the facts that it was made from."""
     found: defaultdict[str, list[int]] = defaultdict(list)
     for start in range(0, len(ids), _PAGE):
         some = ids[start : start + _PAGE]
@@ -152,7 +152,7 @@ def facts_made_into(ledger: Ledger, ids: Sequence[str]) -> dict[str, list[int]]:
 
 
 def are_made_of_few(ledger: Ledger, ids: Sequence[str], most: int) -> bool:
-    """Whether `facts_made_into` finds at most so many: an entity that many memories name is made of all of them."""
+    """Whether `facts_made_into` finds at most this many. An entity that many memories name is made from all of them."""
     found = 0
     for start in range(0, len(ids), _PAGE):
         some = ids[start : start + _PAGE]
@@ -165,7 +165,7 @@ def are_made_of_few(ledger: Ledger, ids: Sequence[str], most: int) -> bool:
 
 
 def selectors_of(ledger: Ledger, facts: Sequence[int]) -> dict[int, Selector]:
-    """The selector that each fact was written to."""
+    """The selector that each of these facts was written to."""
     found: dict[int, Selector] = {}
     for start in range(0, len(facts), _PAGE):
         some = facts[start : start + _PAGE]
@@ -227,7 +227,7 @@ def _with_ids(ledger: Ledger, rows: Iterable[ResultRow]) -> Iterator[ReceiptRow]
 
 
 def message_of(ledger: Ledger, mem0_id: str) -> str | None:
-    """The message in whose turn the newest text of a memory is; None for a memory with a turn of its own."""
+    """The message whose turn contains the newest text of a memory; None for a memory with a turn of its own."""
     row = ledger.db.execute(
         f"SELECT whole.mem0_id FROM {FACTS} JOIN version AS whole ON whole.id = fact.message"
         f" WHERE memory.mem0_id = ? AND {IS_CURRENT}",
@@ -250,7 +250,7 @@ def texts_in_message(ledger: Ledger, message_id: str) -> list[str]:
 
 
 def claimed_turns(ledger: Ledger, server_id: str) -> set[str]:
-    """Turn ids of a session that have a receipt at this moment."""
+    """Ids of the turns of a session that have a receipt at this moment."""
     rows = ledger.db.execute(
         "SELECT turn_id FROM session JOIN fact ON fact.session = session.id JOIN receipt ON receipt.fact = fact.id"
         " WHERE server_id = ? AND turn_id IS NOT NULL",
@@ -266,9 +266,9 @@ _HAS_TURN = (
 
 
 def sessions_to_show(ledger: Ledger, limit: int) -> Iterator[tuple[str, set[str]]]:
-    """Sessions that identify the server, and their claimed turns.
+    """Sessions by which the server can be identified, with their claimed turns.
 
-    First the session of the claimed turn that was planned last, then the newest ones with claimed turns, then the
+    First the session of the claimed turn that was planned last, then the newest sessions with claimed turns, then the
     newest of the others.
     """
     last = ledger.db.execute(
@@ -292,7 +292,7 @@ def newest_session(ledger: Ledger) -> str | None:
 
 
 def count_sessions(ledger: Ledger) -> int:
-    """Sessions that the server made for us."""
+    """How many sessions the server made for us."""
     return int(ledger.db.execute("SELECT count(*) FROM session WHERE server_id IS NOT NULL").fetchone()[0])
 
 
@@ -326,7 +326,7 @@ def our_sessions(ledger: Ledger) -> Iterator[OurSession]:
 
 
 def fingerprint(ledger: Ledger) -> list[Json]:
-    """A fingerprint of the ledger: it changes whenever facts, their states or receipts do."""
+    """A fingerprint of the ledger, which changes whenever facts, their states or receipts do."""
     facts = ledger.db.execute("SELECT count(*), max(id), max(plan) FROM fact").fetchone()
     turns = ledger.db.execute("SELECT count(turn_id) FROM receipt").fetchone()
     recorded = ledger.db.execute("SELECT max(recorded_at) FROM version").fetchone()

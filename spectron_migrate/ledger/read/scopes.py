@@ -27,7 +27,7 @@ class SentVersion:
     is_current: bool
     """Whether it is the newest text of a memory that Mem0 has."""
     memories: tuple[Memory, ...]
-    """The memory itself; for a message, its memories that Mem0 still has."""
+    """The memory itself, or those memories of a message that Mem0 still has."""
     selector: Selector
     turn_id: str | None
     chunk_id: str | None
@@ -36,7 +36,7 @@ class SentVersion:
 
 
 def selectors_covered(ledger: Ledger, lens: Selector) -> dict[int, Selector]:
-    """The selectors that a lens covers, by their number."""
+    """The selectors that a lens covers, by number."""
     found: dict[int, Selector] = {}
     for clause in lens:
         where, values = _matching(clause[0])
@@ -64,7 +64,7 @@ def stored_facts(ledger: Ledger, selectors: Sequence[int], most: int) -> list[in
 
 
 def sent_versions(ledger: Ledger, facts: Sequence[int]) -> Iterator[SentVersion]:
-    """Those of some facts that are stored, in no particular order."""
+    """Those of these facts that are stored, in no particular order."""
     for start in range(0, len(facts), _PAGE):
         some = facts[start : start + _PAGE]
         rows = ledger.db.execute(
@@ -93,7 +93,7 @@ def sent_versions(ledger: Ledger, facts: Sequence[int]) -> Iterator[SentVersion]
 def places_of_current(ledger: Ledger) -> Iterator[tuple[str, str]]:
     """Record and selector, both as JSON, of every memory whose newest text is stored. Reads the whole ledger.
 
-    Leaves out memories that Mem0 has under other ids now: they stay where they were sent.
+    Leaves out memories that Mem0 now has under other ids, because they stay where they were sent.
     """
     found = pages(
         ledger.db,
@@ -105,7 +105,7 @@ def places_of_current(ledger: Ledger) -> Iterator[tuple[str, str]]:
 
 
 def has_overtaken_text(ledger: Ledger, selectors: Sequence[int], text: str, *, in_parts: bool) -> bool:
-    """Whether Mem0 has deleted or replaced this text, which was sent to these selectors.
+    """Whether this text, which was sent to these selectors, was deleted or replaced in Mem0.
 
     For passages that no receipt names: a later part of a long text (`in_parts`), or a text whose response never arrived
     or was late.

@@ -35,7 +35,7 @@ class MigrationStatus:
     migration: MigrationRow | None
     states: dict[str, int]
     skipped: dict[str, int]
-    """By reason, most first."""
+    """By reason, the most frequent first."""
     late: int
     lanes_left: int
     lanes: list[LaneLeft]
@@ -45,18 +45,18 @@ class MigrationStatus:
     named: list[NamedFact]
     """The first refused, undecidable and pending memories, and why."""
     runs: list[LastRun]
-    """The newest run, and those that delivered together with it; the newest first."""
+    """The newest run, and those that delivered together with it, newest first."""
     probe: list[ProbeAnswer]
     erased: dict[str, str]
-    """Scopes that were erased, and when: their memories are planned anew."""
+    """Scopes that were erased, and when. Their memories are planned again."""
     refused_run: RefusedRun | None = None
     """Why the newest run was refused."""
     half_adopted: bool = False
-    """Whether an adoption was begun and not finished. Only it may continue."""
+    """Whether an adoption was begun and not finished. Then only an adoption may run."""
     pending: int = 0
     """Memories for which nothing shows whether Mem0's text or the ledger's is newer."""
     at_work: Sequence[LastRun] = ()
-    """Those of `runs` whose process is alive."""
+    """Runs whose process is alive."""
 
     @property
     def remaining(self) -> int:
@@ -75,7 +75,7 @@ class MigrationStatus:
 
 
 def read_status(ledger: Ledger) -> MigrationStatus:
-    """Read it all."""
+    """Read all of it."""
     migration, runs = ledger.migration(), last_runs(ledger)
     lanes_left, lanes = _lanes(ledger)
     skipped = _counts(ledger, "SELECT reason, count(*) FROM fact WHERE state = 'skipped' GROUP BY reason")
@@ -110,7 +110,7 @@ def count_late(ledger: Ledger) -> int:
 
 
 def count_in_doubt(ledger: Ledger) -> int:
-    """Requests that are being recovered: sent again, or with a candidate."""
+    """How many requests are being recovered: sent again, or with a candidate."""
     return int(ledger.db.execute(_IN_DOUBT).fetchone()[0])
 
 
@@ -133,7 +133,7 @@ _STATES = (
     "(SELECT count(*) FROM fact WHERE fact.plan = plan.id AND fact.state = other.state)), 0) FROM plan) FROM other"
     " UNION ALL SELECT 'all', (SELECT count(*) FROM fact)"
 )
-"""One statement, because a replay may write at the same time."""
+"""All counts in one statement, because a replay may write at the same time."""
 _LATE = "SELECT count(*) FROM fact WHERE late = 1"
 _IN_DOUBT = "SELECT count(*) FROM request WHERE attempts > 0 OR candidate IS NOT NULL"
 _PENDING = f"SELECT count(DISTINCT mem0_id) FROM pending WHERE {OPEN}"
@@ -155,7 +155,10 @@ def _lanes(ledger: Ledger) -> tuple[int, list[LaneLeft]]:
 
 
 def _named(ledger: Ledger) -> list[NamedFact]:
-    """Plan by plan, because the index begins with the plan; undecidable facts first, because they hold their lanes."""
+    """Query plan by plan, because the index begins with the plan.
+
+    Undecidable facts come first, because they hold their lanes.
+    """
     found: list[NamedFact] = []
     plans = [row["id"] for row in ledger.db.execute("SELECT id FROM plan ORDER BY id DESC")]
     for state in ("undecidable", "refused"):

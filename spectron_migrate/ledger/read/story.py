@@ -13,7 +13,7 @@ from spectron_migrate.records import Selector, canonical_json, selector_of
 
 @dataclass(frozen=True, slots=True)
 class LedgerMemory:
-    """What Mem0 last showed of a memory, beside its record."""
+    """What the ledger knows of a memory besides its record."""
 
     mem0_state: str
     expires: str | None
@@ -36,7 +36,7 @@ class VersionStory:
     labels: tuple[str, ...]
     selector: Selector
     message: str | None
-    """The message in whose turn the text is; state and receipt are then the message's."""
+    """The message whose turn contains the text. State and receipt are then those of the message."""
     session: str | None
     """The server's session."""
     turn: str | None
@@ -46,7 +46,7 @@ class VersionStory:
     attempts: int | None
     """While it is in doubt: how often its bytes were sent."""
     candidate: str | None
-    """While it is in doubt: a turn that may be its own."""
+    """While it is in doubt: a turn that may be that of this text."""
     residue: int
     made: tuple[str, ...]
     """Entities and attributes of its extraction."""
@@ -106,7 +106,7 @@ def versions_of(ledger: Ledger, mem0_id: str) -> list[VersionStory]:
 
 
 def memories_of_user(ledger: Ledger, user: str) -> Iterator[str]:
-    """The ids of a user's memories. Reads every record, so it must not run often."""
+    """The ids of a user's memories. Reads every record, so call it rarely."""
     named = f'"user_id":{canonical_json(user)}'
     rows = ledger.db.execute(
         "SELECT mem0_id FROM memory WHERE replace(record, ?, '') != record ORDER BY mem0_id", (named,)
