@@ -1,1 +1,1 @@
-"""What several processes share in the state directory, one owner a file. Light: applications import it."""
+"""What several processes share in a state; each file has one owner. Kept light, because applications import it."""

@@ -22,6 +22,6 @@ CREATE TABLE IF NOT EXISTS {prefix}placed(memory TEXT PRIMARY KEY, selector TEXT
 CREATE TABLE IF NOT EXISTS {prefix}made(row TEXT NOT NULL, memory TEXT NOT NULL, PRIMARY KEY (row, memory)){keyed};
 """
 DDL = _TABLES.format(prefix="", keyed=" STRICT, WITHOUT ROWID")
-"""For a file of their own."""
+"""The tables for a SQLite file of their own."""
 SHARED = _TABLES.format(prefix=f"{NAME}_", keyed="")
-"""For a schema, in the words that `database.dialect` tells Postgres."""
+"""The tables for a schema, as `database.dialect` expects them for Postgres."""

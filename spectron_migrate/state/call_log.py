@@ -1,8 +1,8 @@
 """The log of calls that change Mem0, `outbox.log`, which all processes of a host write.
 
-Every process appends a line before and a line after each such call, each with one `write` to a file opened with
-O_APPEND, so that lines never mix and their order is the order in which they were written: if one call returned before
-another began, its results come first. Lines are:
+Every process appends one line before and one line after each such call. It writes each with one `write` to a file
+opened with O_APPEND, so lines never mix, and they stand in the order in which they were written: if one call returned
+before another began, its results come first. Lines are:
 
     begin <call> <epoch> <time> <subject>     the call is about to be made, in this step of the cutover
     end <call> <time> <results>               it is over; its results as JSON, or `-` if results are not captured
@@ -10,10 +10,10 @@ another began, its results come first. Lines are:
     mark <time> .                             the outbox was drained up to here, as of this time
 
 `<call>` is the process and the number of the call in it, `<subject>` whose memories it is about (`CallSubject`), times
-are seconds since 1970, to the microsecond, as `as_of` in `routing.json` is. Nothing in the file ever moves: the space
-of what is no longer needed is given back as a hole. A line survives the death of its process at once, and a power cut
-within moments; such a cut leaves zeros or a torn line, which count as a call of unknown results that could be about
-anybody. Standard library alone, because applications import this.
+are seconds since 1970, to the microsecond, as `as_of` in `routing.json` is. Nothing in the file ever moves: space that
+is no longer needed is freed as a hole. A line survives the end of its process at once, and a power cut shortly
+afterwards. Zeros or a torn line after a power cut count as an unknown call that could be about anybody. Standard
+library alone, because applications import this.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from spectron_migrate.files.space import release_space
 
 FILE = "outbox.log"
 MISSED_FILE = "outbox.missed"
-"""Its modification time is that of the last call for which the log had no room; that can be set even on a full disk."""
+"""Its modification time is that of the last call for which the log had no room. It can be set even on a full disk."""
 BUDGET_S = 0.05
-"""How long a call of an application waits where the log is in a database."""
+"""How long a call of an application waits for a log in a database."""
 LARGE = 4_000_000
-"""Bytes worth giving back to the disk."""
+"""Space is freed once there are this many bytes of it."""
 NEVER = float("-inf")
 _NAME = b"filling "
 _KEPT = 512
-"""Bytes at the beginning, with the name of the file, that are never given back."""
+"""Bytes at the beginning, with the name of the file, that are never freed."""
 _CHUNK = 1 << 18
 _BLOCK = 4096
 _encode = json.JSONEncoder(check_circular=False, allow_nan=False).encode
@@ -61,7 +61,7 @@ class CallSubject(NamedTuple):
     """The one memory that it changes."""
 
     def to_json(self) -> str:
-        """As a line of the log holds it."""
+        """The form in a line of the log."""
         return _subject_to_json(self)
 
     @classmethod
@@ -70,7 +70,7 @@ class CallSubject(NamedTuple):
         return _subject_from_json(text)
 
 
-# The same few users write again and again, and a user waits for each call.
+# Cached, because the same few users write again and again, and somebody waits for each call.
 @lru_cache(maxsize=4096)
 def _subject_to_json(subject: CallSubject) -> str:
     return _encode(subject)
@@ -96,16 +96,19 @@ class CallResult:
     mem0_id: str
     text: str | None = None
     record: dict[str, Any] | None = None
-    """What else is known of it: the fields of a memory."""
+    """What else is known of it, as fields of a memory."""
 
 
 def encode_results(results: Sequence[CallResult]) -> str:
-    """As an `end` line holds them. Raises TypeError or ValueError for what is not JSON, NaN included."""
+    """The form in an `end` line. Raises TypeError or ValueError for anything that is not JSON, NaN included."""
     return _encode([[each.event, each.mem0_id, each.text, each.record or {}] for each in results])
 
 
 class CallLines(Protocol):
-    """The log, wherever it is kept. A position says where a line begins; positions rise. All methods raise OSError."""
+    """The log, wherever it is kept.
+
+    A position says where a line begins, and positions rise. All methods raise OSError.
+    """
 
     @property
     def name(self) -> str:
@@ -116,22 +119,22 @@ class CallLines(Protocol):
         """The position after the last line."""
 
     def connect(self, patience_s: float) -> None:
-        """Make ready what would take a call too long."""
+        """Prepare what would take too long within a call."""
 
     def append(self, line: str) -> None:
-        """Append a line, in bounded time; after an error it may be there nevertheless, but not behind later lines."""
+        """Append a line, in bounded time. After an error it may still be there, but not after later lines."""
 
     def lines_from(self, start: int) -> list[tuple[bytes, int]]:
-        """Some lines from this position on, each with the position of the next one; none where there are none yet."""
+        """Some lines from this position on, each with the position of the next one; none if there are none yet."""
 
     def first_line(self) -> int:
         """The position of the first line that is kept."""
 
     def sync(self) -> None:
-        """Make durable what was appended."""
+        """Make appended lines durable."""
 
     def release(self, end: int) -> None:
-        """What stands before this position is no longer needed, once all readers have seen it."""
+        """Free the space before this position, once all readers have seen it."""
 
     def close(self) -> None:
         """May be called twice."""
@@ -141,28 +144,28 @@ class CallLines(Protocol):
 
 
 class CallLog:
-    """The file. Safe to use from several threads and processes of one host."""
+    """The log in a file. Safe to use from several threads and processes of one host."""
 
     def __init__(self, state: Path) -> None:
-        """Open it, or create it; raises OSError."""
+        """Open the file, or create it; raises OSError."""
         self._lock = threading.Lock()
         self._file = open(state / FILE, "ab+", buffering=0, opener=_private)  # noqa: SIM115 - open as long as this
         self._handle = self._file.fileno()
         self._released = _KEPT
         if not self.size:
-            # A new file has a name of its own: how far an earlier one was drained says nothing of it.
+            # A new file gets a name of its own, because how far an earlier file was drained says nothing about it.
             os.write(self._handle, b"%s%d" % (_NAME, time.time_ns()) + b"\n")
 
     # -- appending: as little as possible, because a user waits for it --
 
     def connect(self, patience_s: float) -> None:
-        """A file is open."""
+        """Does nothing: the file is open."""
 
     def append(self, line: str) -> None:
         """Append a line; raises OSError if that is not possible."""
-        # An empty line first, should a torn one stand before it.
+        # Begin with a newline, in case a torn line stands before.
         data = f"\n{line}\n".encode()
-        with self._lock:  # `close` must not hand the file's number to somebody else meanwhile
+        with self._lock:  # meanwhile `close` must not free the file's number for another file
             written = os.write(self._handle, data)
         if written != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -175,7 +178,7 @@ class CallLog:
         return os.fstat(self._handle).st_size
 
     def lines_from(self, start: int) -> list[tuple[bytes, int]]:
-        """Some whole lines from `start` on, a line's beginning, each with where the next one begins."""
+        """Some whole lines from `start` on, which is the beginning of a line, each with the start of the next one."""
         length = _CHUNK
         while True:
             data = os.pread(self._handle, length, start)
@@ -189,7 +192,7 @@ class CallLog:
         return [(line.rstrip(b"\n"), end) for line, end in zip(lines, ends, strict=True)]
 
     def first_line(self) -> int:
-        """The offset of the first line whose space was not given back."""
+        """The offset of the first line whose space was not freed."""
         head = os.pread(self._handle, _KEPT + 1, 0)
         if len(head) <= _KEPT or head[_KEPT]:
             return 0
@@ -199,7 +202,7 @@ class CallLog:
             if rest:
                 return position + len(data) - len(rest)
             position += len(data)
-            with suppress(OSError, AttributeError):  # nothing but a hole follows, or a system without holes
+            with suppress(OSError, AttributeError):  # only a hole follows, or the system knows no holes
                 position = os.lseek(self._handle, position, os.SEEK_DATA)
         return position
 
@@ -212,14 +215,14 @@ class CallLog:
     # -- giving space back --
 
     def sync(self) -> None:
-        """Make durable what was appended. Raises OSError."""
+        """Make appended lines durable. Raises OSError."""
         os.fdatasync(self._handle)
 
     def release(self, end: int) -> None:
-        """Give the space before `end`, a line's beginning, back to the disk, once it is worth it."""
+        """Free the space before `end`, which is the beginning of a line, once there is enough of it."""
         if end - self._released < LARGE:
             return
-        with suppress(OSError):  # a file system that cannot do that keeps it
+        with suppress(OSError):  # some file systems cannot free space in this way
             release_space(self._handle, _KEPT, end)
         self._released = end
 
@@ -243,7 +246,7 @@ def note_missed(state: Path, at: float) -> None:
 
 
 def missed_at(state: Path) -> float:
-    """When a call could last not be noted, in seconds since 1970. Raises OSError."""
+    """When the last call could not be noted, in seconds since 1970. Raises OSError."""
     try:
         return os.stat(state / MISSED_FILE).st_mtime
     except FileNotFoundError:
@@ -251,12 +254,10 @@ def missed_at(state: Path) -> float:
 
 
 class CallView:
-    """The state that the lines of the log add up to: the running calls, and until when reads of each owner have to
-    wait.
-    """
+    """What the lines of the log add up to: the running calls, and until when reads of each owner have to wait."""
 
     def __init__(self) -> None:
-        """An empty view; `fold` adds a line."""
+        """An empty view; `fold` adds lines."""
         self.running: dict[bytes, tuple[CallSubject, int]] = {}
         """Calls that have begun and not ended, each with the offset of its line."""
         self.torn = 0
@@ -283,7 +284,7 @@ class CallView:
             elif kind == b"mark":
                 at, _ = rest.split(b" ")
                 self._marked = max(self._marked, float(at))
-            elif line.startswith(b"["):  # a call of the version before, whose owners stand in its results, if at all
+            elif line.startswith(b"["):  # a call of the previous version, whose owners are at best in its results
                 at, _ = line[1:].split(b",", 1)
                 self._wait(ANYBODY, float(at))
             elif line and not line.startswith(_NAME):
@@ -293,13 +294,13 @@ class CallView:
             self._wait(ANYBODY, time.time())
 
     def must_wait(self, owner: str, as_of: float) -> bool:
-        """Whether Spectron, caught up as of this time, may lack something that a read by this id finds."""
+        """Whether Spectron, caught up as of this time, may lack something that a read by this id should find."""
         if self._until_anybody >= as_of or self._until.get(owner, NEVER) >= as_of:
             return True
         return any(owner in subject.owners or not subject.owners for subject, _ in list(self.running.values()))
 
     def forget_before(self, as_of: float) -> None:
-        """Forget owners of whom Spectron has everything."""
+        """Forget owners for whom Spectron has everything."""
         self._until = {owner: until for owner, until in self._until.items() if until >= as_of}
 
     @property
@@ -308,7 +309,7 @@ class CallView:
         return len(self._until)
 
     def oldest_running(self, otherwise: int) -> int:
-        """Where the line of the oldest running call begins."""
+        """The start of the line of the oldest running call."""
         return min((offset for _, offset in self.running.values()), default=otherwise)
 
     def _ended(self, call: bytes) -> CallSubject:
@@ -316,7 +317,7 @@ class CallView:
         return known[0] if known is not None else ANYBODY
 
     def _wait(self, subject: CallSubject, until: float) -> None:
-        # The order of lines decides, not the clock: a line behind a mark was not drained with it.
+        # The order of lines decides, not the clock: a line after a mark was not drained with it.
         until = max(until, self._marked)
         if not subject.owners:
             self._until_anybody = max(self._until_anybody, until)
@@ -325,22 +326,22 @@ class CallView:
 
 
 def begin_line(call: str, epoch: int, at: float, subject: CallSubject) -> str:
-    """A call is about to be made."""
+    """The line before a call is made."""
     return f"begin {call} {epoch} {at:.6f} {subject.to_json()}"
 
 
 def end_line(call: str, at: float, results: str = "-") -> str:
-    """A call is over; `results` as `encode_results` gives them."""
+    """The line after a call; `results` as `encode_results` returns them."""
     return f"end {call} {at:.6f} {results}"
 
 
 def unknown_line(call: str, until: float, subject: CallSubject) -> str:
-    """A call is over, and nobody can say what it left in Mem0, or leaves there until this time."""
+    """The line after a call whose results in Mem0, which may come until this time, are not known."""
     return f"unknown {call} {until:.6f} {subject.to_json()}"
 
 
 def mark_line(at: float) -> str:
-    """What stands before it is being drained."""
+    """The line before which everything is being drained."""
     return f"mark {at:.6f} ."
 
 

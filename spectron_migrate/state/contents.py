@@ -1,4 +1,4 @@
-"""All that a state holds beside the ledger, read from one place and written to another.
+"""Everything that a state holds besides the ledger, read from one place and written to another.
 
 Positions in the log of calls differ between files and tables, so a copy has the lines from the oldest running call on,
 and how many of them were drained. Locks, `log.jsonl`, `progress/` and `verify.db` belong to a place and stay there.
@@ -36,25 +36,25 @@ if TYPE_CHECKING:
 
 _BUSY_S = 5.0
 _KEPT = ("marked", "last")
-"""What the outbox knows that is no position and names no host."""
+"""Entries of the outbox that are neither a position nor the name of a host."""
 _HERE = ("progress/", "running/", "shard-")
-"""Folders that are not documents of the state."""
+"""Folders whose files are not documents of the state."""
 
 
 @dataclass(frozen=True, slots=True)
 class StateContents:
-    """Read at one moment, or while nobody changes it."""
+    """The contents of a state, read at one moment or while nobody changes it."""
 
     documents: list[tuple[str, bytes]] = field(default_factory=list)
     journals: list[tuple[str, int, bytes]] = field(default_factory=list)
-    """Name, number of the line from 1, and the line with its newline."""
+    """Name of the journal, number of the line from 1, and the line with its newline."""
     calls: list[str] = field(default_factory=list)
     """Lines of the log of calls, from the one of the oldest running call on."""
     drained: int = 0
     """How many of them were drained."""
     outbox: list[tuple[str, str]] = field(default_factory=list)
     unknown: list[tuple[str, str]] = field(default_factory=list)
-    """Unknown calls: time, and whose they are."""
+    """Unknown calls: their times, and whose memories they are about."""
     added: Mapping[str, list[tuple[Any, ...]]] = field(default_factory=dict)
 
     def digests(self) -> list[TableDigest]:
@@ -76,11 +76,11 @@ class StateContents:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing."""
+        """Whether there is nothing at all."""
         return not (self.documents or self.journals or self.has_outbox or any(self.added.values()))
 
     def with_all_unknown(self, at: datetime) -> StateContents:
-        """As a copy begins that misses whatever is called from now on: a reading of Mem0 tells."""
+        """The contents for a copy that misses all later calls: they count as unknown until Mem0 is read."""
         if not self.has_outbox:
             return self
         return replace(self, unknown=[*self.unknown, (stamp(at), ANYBODY.to_json())])
@@ -92,7 +92,8 @@ class StateContents:
 def read_directory(folder: Path, *, now: datetime) -> StateContents:
     """The contents of a state directory. Raises OSError or sqlite3.Error.
 
-    What depends on something else is read before it: the outbox before the ledger has its results, for example.
+    Anything that depends on something else is read before it, for example the outbox before the ledger that receives
+    its results.
     """
     names = sorted(_names_in(folder))
     calls, drained, outbox, unknown = _read_outbox(folder, now)
@@ -126,7 +127,7 @@ def _is_kept(name: str) -> bool:
 def _read(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
-    except FileNotFoundError:  # it was removed meanwhile
+    except FileNotFoundError:  # it has been removed in the meantime
         return None
 
 
@@ -187,7 +188,7 @@ def _select(name: str, columns: Sequence[str], prefix: str = "") -> str:
 
 
 def write_directory(folder: Path, contents: StateContents) -> None:
-    """Write everything, durably, to a directory that has nothing of it. Raises OSError or sqlite3.Error."""
+    """Write everything, durably, to a directory that holds none of it. Raises OSError or sqlite3.Error."""
     state = DirectoryState(folder)
     for name, data in contents.documents:
         (folder / name).parent.mkdir(mode=0o700, exist_ok=True)
@@ -237,7 +238,7 @@ def clear_directory(folder: Path) -> None:
 
 
 def is_empty_directory(folder: Path) -> bool:
-    """Whether nothing of a state is there."""
+    """Whether the directory holds nothing of a state."""
     if not folder.is_dir():
         return True
     names = {path.name for path in folder.iterdir() if path.suffix != ".lock"}
@@ -276,7 +277,7 @@ def read_postgres(db: PostgresDatabase) -> StateContents:
 
 
 def write_postgres(db: PostgresDatabase, contents: StateContents) -> None:
-    """Write everything to a schema that has nothing of it; call inside a transaction."""
+    """Write everything to a schema that holds none of it; call inside a transaction."""
     db.executemany(
         "INSERT INTO document(name, data, epoch, version) VALUES (?, ?, ?, 1)",
         [(name, data, _epoch_of(name, data)) for name, data in contents.documents],
@@ -308,7 +309,7 @@ def _insertions(
 
 
 def _epoch_of(name: str, data: bytes) -> int:
-    """A routing never goes back to an older epoch."""
+    """The epoch of a document, because a routing never goes back to an older one."""
     if name != ROUTING:
         return 0
     try:

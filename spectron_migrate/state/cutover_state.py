@@ -18,7 +18,7 @@ class Step:
 
     step: StepName
     at: str
-    """RFC 3339."""
+    """When the step was taken, RFC 3339."""
     who: str
     """User, host and process (`whoami`)."""
     why: str = ""
@@ -38,9 +38,9 @@ class Step:
     each, separated by spaces; else the gate's own `about`. If the gate finds something else, it must be accepted again.
     """
     migration: str = ""
-    """`start`: the migration's id; `complete` where the state learned of it from Spectron."""
+    """`start`: the migration's id. Also in a `complete` that the state learned of from Spectron."""
     catch_up: CatchUp = "follow"
-    """`start`: how writes to Mem0 are caught up."""
+    """`start`: how Spectron catches up with writes to Mem0."""
     gates: tuple[Mapping[str, Json], ...] = ()
     """`shift`, `complete`: the results of all gates at this step."""
     mapping_digest: str = ""
@@ -48,10 +48,10 @@ class Step:
     rules_digest: str = ""
     """`complete`: the digest of the mapping without the rows of its lookup tables."""
     epoch: int | None = None
-    """On a journal with missing lines: the epoch of this step, above that of `routing.json`."""
+    """If lines of the journal are missing: the epoch of this step, above that of `routing.json`."""
 
     def to_json(self) -> dict[str, Json]:
-        """As a line of the journal holds it, without empty fields."""
+        """The form in a line of the journal, without empty fields."""
         fields = {name: getattr(self, name) for name in self.__slots__}
         kept = {name: value for name, value in fields.items() if value not in ("", (), None)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
@@ -76,7 +76,7 @@ class CutoverState:
     """Ids that are read from Spectron whatever the percentage."""
     pinned_to_mem0: frozenset[str] = frozenset()
     epoch: int = 0
-    """Rises with every step; it goes on across cutovers of the same state directory."""
+    """Rises with every step, also across several cutovers with the same state."""
     migration: str = ""
     catch_up: CatchUp = "follow"
     fence: str | None = None
@@ -84,23 +84,23 @@ class CutoverState:
     changed_at: str | None = None
     """When the last step was recorded."""
     sealed: bool = False
-    """After `complete`: what was still written to Mem0 while applications switched is carried over too."""
+    """After `complete`: whether what was written to Mem0 while applications switched was carried over too."""
     mapping_digest: str = ""
-    """After `complete`: of the mapping that the memories were written with; see `Step`."""
+    """After `complete`: digest of the mapping that the memories were written with; see `Step`."""
     rules_digest: str = ""
     all_read_since: str | None = None
     """Since when all users are read from Spectron; None while some are not."""
     accepted: tuple[Step, ...] = ()
     """All `accept` steps of this cutover."""
     ever_began: bool = False
-    """True if any cutover ever began here: from then on an application may have written to the migration's scopes."""
+    """True if any cutover ever began here. Since then an application may have written to the migration's scopes."""
     ever_shifted: str | None = None
     """When a read was first shifted to Spectron, in this or an earlier cutover; None if none ever was."""
     altered: int | None = None
     """Number of the first line whose `prev` does not match: the journal was edited by hand."""
 
     def not_accepted(self, gate: str, shown: Mapping[str, str]) -> list[str]:
-        """Of the memories that a gate shows (id -> what it says of it), those that were not accepted for just that."""
+        """The memories that a gate shows (id -> what it says of it) and that were not accepted for exactly that."""
         steps = [step for step in self.accepted if step.gate == gate]
         accepted = {pair for step in steps for pair in zip(step.ids, step.about.split(), strict=False)}
         return [each for each, text in shown.items() if (each, acceptance_mark(text)) not in accepted]
@@ -162,8 +162,8 @@ class CutoverState:
                     rules_digest=step.rules_digest,
                     migration=step.migration or self.migration,
                     ever_began=True,
-                    # Learned from Spectron: Mem0 may have lost since what it no longer has, so nothing is hidden for
-                    # that. `cutover check` finds what is newer there.
+                    # Learned from Spectron: memories may have been deleted in Mem0 since the completion, so nothing is
+                    # hidden because of them. `cutover check` finds what is newer there.
                     sealed=bool(step.migration),
                 )
             case "sealed":

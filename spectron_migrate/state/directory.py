@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from spectron_migrate.state.sqlite_tables import SqliteTables
 
 SIGNS = ("ledger.db", "*/ledger.db", "log.jsonl")
-"""Where one of these lies, `spectron-migrate` has worked: it is a state directory, not an empty volume."""
+"""If one of these exists, `spectron-migrate` has worked here: this is a state directory, not an empty volume."""
 
 
 class DirectoryState:
     """A document is a file, a journal is a file of lines, and a lock is `flock` on a file."""
 
     def __init__(self, folder: Path) -> None:
-        """The directory is made by the first lock that is waited for."""
+        """The directory is made when a lock is first waited for."""
         self.folder = folder
 
     @property
@@ -38,7 +38,7 @@ class DirectoryState:
         return self.folder
 
     def __str__(self) -> str:
-        """For messages."""
+        """The path, for messages."""
         return str(self.folder)
 
     def prepare(self) -> None:
@@ -67,7 +67,7 @@ class DirectoryState:
     def write(self, name: str, data: bytes, *, durable: bool = False, public: bool = False, epoch: int = 0) -> None:
         """Replace a file atomically, in a folder that is made in the directory.
 
-        `epoch` is not needed: whoever writes a document with epochs holds a lock.
+        `epoch` is not needed, because writers of a document with epochs hold a lock.
         """
         del epoch
         if "/" in name and self.folder.is_dir():
@@ -103,7 +103,7 @@ class DirectoryState:
         return [line for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
 
     def append_line(self, name: str, line: bytes, *, after: Sequence[bytes]) -> bool:
-        """Append it after these lines, over a line that a crash cut off. The caller holds a lock."""
+        """Append the line after these, overwriting a line that a crash cut off. The caller holds a lock."""
         append_durably(self.folder / name, line, after=sum(map(len, after)))
         return True
 
@@ -134,7 +134,7 @@ class DirectoryState:
         return None if lock is None else self._entered(lock)
 
     def _entered(self, lock: FileLock) -> FileLock:
-        """The lock; given back where the state is elsewhere, or is being copied."""
+        """The lock, which is released again if the state is elsewhere or is being copied."""
         try:
             refuse_left_directory(self.folder)
         except BaseException:
@@ -147,13 +147,13 @@ class DirectoryState:
         return is_held(self.folder / name)
 
     def call_log(self, *, patience_s: float = 0.0) -> CallLog:
-        """The log of calls of this host; nothing is waited for."""
+        """The log of calls of this host, which needs no waiting."""
         del patience_s
         return CallLog(self.folder)
 
     def tables(self, name: str, ddl: str, *, busy_s: float = 5.0) -> SqliteTables:
         """Tables in `<name>.db`."""
-        # Whoever evaluates a routing alone needs no SQLite.
+        # To evaluate a routing, SQLite is not needed.
         from spectron_migrate.state.sqlite_tables import SqliteTables
 
         return SqliteTables(self.folder / f"{name}.db", ddl, busy_s=busy_s)

@@ -7,16 +7,16 @@ from pathlib import Path
 from spectron_migrate.state.store import StateStore, read_object, store_at
 
 FOLLOW_FILE = "follow.json"
-"""What the follower last reported."""
+"""The file with the follower's last report."""
 COMPARES_BESIDE = "compares_beside"
-"""There: whether its rounds read only what changed, so that all of a large Mem0 is compared beside them."""
+"""The field that says whether a large Mem0 is compared beside the rounds, because they read only what changed."""
 FOLLOW_LOCK = "follow.lock"
 
 UNDRAINED = (
     "no process drains the outbox, so that writes do not reach Spectron and reads stay with Mem0:"
     " run spectron-migrate replay --follow"
 )
-"""What `status`, `cutover check` and the adapter say while an outbox is filled and nobody follows."""
+"""What `status`, `cutover check` and the adapter report while an outbox is filled and nobody follows."""
 
 
 def is_followed(state: Path | StateStore) -> bool:
@@ -25,9 +25,9 @@ def is_followed(state: Path | StateStore) -> bool:
 
 
 def why_undrained(state: Path | StateStore) -> str | None:
-    """Why what was captured does not reach Spectron, as far as the process that follows has said; None while it does.
+    """Why captured results do not reach Spectron, according to the process that follows; None if they do.
 
-    Ask only where an outbox is filled.
+    Ask only if an outbox is in use.
     """
     if not is_followed(state):
         return UNDRAINED

@@ -20,7 +20,7 @@ def read_heartbeats(store: StateStore, now: datetime) -> tuple[list[ProcessStatu
     for name in store.names(APPLICATIONS):
         try:
             data = store.read(name)
-            if data is not None:  # else it was removed since the folder was listed
+            if data is not None:  # otherwise it was removed after the folder was listed
                 reports.append(_from_heartbeat(json.loads(data[:MOST_BYTES]), now))
         except MigrateError:
             raise

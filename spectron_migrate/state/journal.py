@@ -34,7 +34,7 @@ STEPS_BACK = ("revert", "abort")
 
 
 class StepConflict(InputError):
-    """Another step was recorded after the state was read that this step was decided in."""
+    """Another step was recorded after the state was read on which this step was based."""
 
 
 class JournalTruncated(InputError):
@@ -43,7 +43,7 @@ class JournalTruncated(InputError):
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """How far Spectron has caught up with Mem0; see the fields of the same names in `Routing`."""
+    """How far Spectron has caught up with Mem0. See the fields of the same names in `Routing`."""
 
     as_of: str | None = None
     fresh_until: float | None = 0.0
@@ -53,7 +53,7 @@ class CaughtUp:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """A journal as it was read."""
+    """A journal, as it was read."""
 
     state: CutoverState = field(default_factory=CutoverState)
     steps: tuple[Step, ...] = ()
@@ -70,9 +70,9 @@ def read_journal(state: Path | StateStore) -> Journal:
 def record_step(state: Path | StateStore, step: Step, *, decided_in: CutoverState | None = None) -> CutoverState:
     """Append a step durably, then update `routing.json`. Returns the state of the cutover after the step.
 
-    `decided_in`: the state that the step was decided in. Raises StepConflict if another step was taken since, and
-    JournalTruncated if `routing.json` shows that lines of the journal are missing. Only `revert` and `abort` are
-    accepted then, and not even those after `complete`; and a `complete` that Spectron showed.
+    `decided_in`: the state on which the step was based. Raises StepConflict if another step was taken since, and
+    JournalTruncated if `routing.json` shows that lines of the journal are missing. In that case only `revert` and
+    `abort` (but not after `complete`), and a `complete` that was learned from Spectron, are accepted.
     """
     store = store_at(state)
     with store.lock(LOCK_FILE):
@@ -124,7 +124,7 @@ def publish_routing(state: Path | StateStore, caught_up: CaughtUp | None = None,
 
 
 def is_truncated(state: Path | StateStore, cutover: CutoverState) -> bool:
-    """Whether `routing.json` shows that lines of the journal, which gave this state of the cutover, are missing."""
+    """Whether `routing.json` shows that lines are missing in the journal that gave this state of the cutover."""
     store = store_at(state)
     if not cutover.ever_began:
         return store.read(ROUTING_FILE) is not None

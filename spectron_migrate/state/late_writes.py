@@ -1,4 +1,4 @@
-"""`late_writes.json`: what the last reading of Mem0 after `cutover complete` found."""
+"""`late_writes.json`: the result of the last reading of Mem0 after `cutover complete`."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ FILE = "late_writes.json"
 
 @dataclass(frozen=True, slots=True)
 class LateWrites:
-    """What Mem0 holds that is newer than Spectron, as of one complete reading."""
+    """Memories in Mem0 that are newer than Spectron, as of one complete reading."""
 
     at: str
-    """When it ended."""
+    """When the reading ended."""
     memories: int
     """How many memories Mem0 held."""
     count: int
     """How many of them are new or changed, and not in Spectron."""
     ids: tuple[str, ...] = ()
-    """The first of them."""
+    """The ids of the first of these."""
     gone: int = 0
     """How many memories Mem0 no longer has. They stay in Spectron."""
 
     def to_json(self) -> dict[str, Json]:
-        """As the file and the JSON of the commands hold it."""
+        """The form in the file, and in the JSON of commands."""
         fields = {name: getattr(self, name) for name in self.__slots__}
         return {**fields, "ids": list(self.ids)}
 
@@ -42,5 +42,5 @@ def last_late_writes(state: Path | StateStore) -> LateWrites | None:
 
 
 def keep_late_writes(state: Path | StateStore, late: LateWrites) -> None:
-    """Remember what a reading found."""
+    """Record what a reading found."""
     write_object(state, FILE, late.to_json())

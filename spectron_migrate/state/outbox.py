@@ -1,9 +1,9 @@
-"""The outbox: what the adapters saw Mem0 store, waiting to be brought to Spectron. It belongs to one host.
+"""The outbox: what adapters saw Mem0 store, waiting to be brought to Spectron. It belongs to one host.
 
-Adapters append to the log of calls (`call_log`), and only `replay --follow` and the steps of a cutover drain it. How
-far it was drained lies beside it in `outbox.db`, with the calls whose results are *unknown*: a process died during
-the call, the call raised, or its answer names no memory. Nothing of them is lost: Mem0 is authoritative, and
-a complete reading finds it. Standard library alone, because applications import this.
+Adapters append to the log of calls (`call_log`), and only `replay --follow` and the steps of a cutover drain it.
+`outbox.db` beside it records how far it was drained, and *unknown* calls: a process died during the call, the call
+raised, or its answer names no memory. Nothing of these is lost, because Mem0 is authoritative and a complete reading
+finds their results. Standard library alone, because applications import this.
 """
 
 from __future__ import annotations
@@ -72,17 +72,17 @@ class OutboxBatch:
     running: tuple[CallSubject, ...]
     """Calls that began before the end of the batch and have not ended."""
     end: int
-    """The offset of its end; what is appended meanwhile comes after it."""
+    """The offset of its end. Later lines come after it."""
     restart: int
-    """The offset of the oldest running call, or of the mark: reading from here shows again which calls run."""
+    """The offset of the oldest running call, or of the mark. Reading from here shows again which calls are running."""
     is_whole: bool
-    """Whether it reaches its mark; otherwise more results wait before the mark."""
+    """Whether it reaches its mark. If not, more results wait before the mark."""
     absorbed: tuple[Path, ...]
     """Files of version 0.1 that are no longer needed once the unknown calls are kept."""
 
 
 def claim_host(state: Path | StateStore, host: str) -> None:
-    """Make this host the outbox's, if it has none yet; in a state that hosts share, it is everybody's.
+    """Make this host the owner of the outbox, if it has none yet. In a state that hosts share, it has no owner.
 
     Raises OtherHost if it belongs to another one, OSError or sqlite3.Error if that cannot be found out.
     """
@@ -97,10 +97,10 @@ def claim_host(state: Path | StateStore, host: str) -> None:
 
 
 class Outbox:
-    """The outbox as the follower drains it; safe to use from several threads, by one drainer at a time."""
+    """The outbox, for the follower that drains it. Safe to use from several threads, by one drainer at a time."""
 
     def __init__(self, state: Path | StateStore, *, host: str) -> None:
-        """Open it, or create it.
+        """Open the outbox, or create it.
 
         Raises OtherHost if it is another host's, OSError or sqlite3.Error if it cannot be used.
         """
@@ -113,7 +113,7 @@ class Outbox:
         self._marked = _LONG_AGO
         """The last mark of this process, delivered or not."""
         self._last_line_at = -1
-        """Where the last line begins that `_view` has read."""
+        """The start of the last line that `_view` has read."""
         self._view_end = -1
         """How far `_view` has read the log. If that is not the drained offset, the log is read again."""
 
@@ -122,7 +122,7 @@ class Outbox:
         return self._log.size > self._drained()
 
     def batch(self, calls: int, now: datetime) -> OutboxBatch:
-        """Mark the log, and read what was appended before the mark: the results of so many calls at most.
+        """Mark the log, and read what was appended before the mark, at most the results of `calls` calls.
 
         Raises OSError if the log cannot be written.
         """
@@ -146,14 +146,14 @@ class Outbox:
             unknown=tuple(unknown),
             running=(*before.running, *(subject for subject, _ in self._view.running.values())),
             end=end,
-            # The mark is kept, so that a process that starts later knows as of when the log was drained.
+            # The mark is kept, so that a process that starts later knows up to which time the log was drained.
             restart=self._view.oldest_running(self._last_line_at if reader.is_whole else end),
             is_whole=reader.is_whole,
             absorbed=before.files,
         )
 
     def delivered(self, batch: OutboxBatch, more_unknown: CallSubject | None = None) -> None:
-        """Note that the ledger has the batch. `more_unknown`: owners of results that could not be planned."""
+        """Record that the ledger has the batch. `more_unknown`: owners of results that could not be planned."""
         # First sync the log, so that after a power cut it is at least as long as the drained offset.
         self._log.sync()
         name = self._log.name
@@ -179,7 +179,7 @@ class Outbox:
 
     @property
     def missed_at(self) -> str:
-        """When a write could last not be noted in the log at all, RFC 3339."""
+        """When the last write could not be noted in the log at all, RFC 3339."""
         at = missed_at(self._state.folder) if self._state.folder is not None else NEVER
         return stamp(datetime.fromtimestamp(at, UTC)) if at > 0 else ""
 
@@ -199,10 +199,10 @@ class Outbox:
         self._view = CallView()
         restart = self._position("restart")
         self._fold(self._log.first_line() if restart is None else restart, end=drained)
-        self._view.torn = 0  # it was counted when it was drained
+        self._view.torn = 0  # its results were taken when it was drained
 
     def _bury(self, now: datetime) -> None:
-        """Calls of processes that died are over, and their results unknown."""
+        """Record that calls of dead processes are over, with unknown results."""
         bury_the_dead(self._log, self._view, self._state, now.timestamp())
 
     def _fold(
@@ -214,7 +214,7 @@ class Outbox:
         most: int = 0,
         until: bytes = b"",
     ) -> int:
-        """Read the lines from `start` to `end` or the line `until`, at most so many calls; returns where it stopped."""
+        """Read the lines from `start` to `end` or the line `until`, at most `most` calls; returns where it stopped."""
         while (end is None or start < end) and (lines := self._log.lines_from(start)):
             for text, after in lines:
                 if end is not None and start >= end:
@@ -239,7 +239,7 @@ class Outbox:
         return self._log.first_line() if drained is None else drained
 
     def _position(self, name: str) -> int | None:
-        """An offset in the file as it is now; None if it was noted for another file, or never."""
+        """An offset in the current file; None if it was noted for another file, or never."""
         file, _, offset = (self._meta(name) or "").rpartition(" ")
         return int(offset) if offset and file == self._log.name else None
 
@@ -269,7 +269,7 @@ class _BatchReader:
                 _, _, until, subject = line.split(b" ", 3)
                 self.unknown.append((datetime.fromtimestamp(float(until), UTC), CallSubject.from_json(subject)))
                 self.calls += 1
-            elif line.startswith(b"["):  # the version before wrote no lines but these
+            elif line.startswith(b"["):  # the previous version wrote only these lines
                 at_before, results_before = json.loads(line)
                 self._complete(at_before, results_before)
         except (ValueError, TypeError):
@@ -284,7 +284,7 @@ class _BatchReader:
 
 
 def bury_the_dead(log: CallLines, view: CallView, state: Path | StateStore, now: float) -> None:
-    """Note in the log that calls of processes which died are over, with unknown results. Raises OSError."""
+    """Note in the log that calls of dead processes are over, with unknown results. Raises OSError."""
     calls = [(call.decode(), subject) for call, (subject, _) in list(view.running.items())]
     dead = {
         process for process in {call.rpartition("/")[0] for call, _ in calls} if not is_process_alive(state, process)

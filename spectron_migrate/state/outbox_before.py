@@ -1,8 +1,9 @@
-"""What version 0.1 kept beside the outbox, read once so that an outbox begun with it goes on.
+"""What version 0.1 kept beside the outbox. It is read once, so that an outbox begun with that version can be continued.
 
-It noted running calls in `running/`, one mapped file a process with slots of 512 bytes, and the times of writes in
-`processes/written.map` and `written.<n>.map`, one slot a hash of an id. A process of that version that still runs holds
-its files locked; they are removed when it has ended. Standard library alone, because applications import this.
+It noted running calls in `running/`, in one mapped file for each process with slots of 512 bytes, and the times of
+writes in `processes/written.map` and `written.<n>.map`, with one slot for each hash of an id. A process of that version
+that still runs has its files locked. They are removed when it has ended. Standard library alone, because applications
+import this.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ RUNNING_FOLDER = "running"
 WRITTEN_FOLDER = "processes"
 _SLOT = 512
 _WRITTEN_SLOTS = (1 << 14) + 1
-"""Slots of writes that were captured; those that were not follow."""
+"""Slots of captured writes. The slots of other writes follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class CallsBefore:
     running: tuple[CallSubject, ...]
     unknown: tuple[tuple[datetime, CallSubject], ...]
     files: tuple[Path, ...]
-    """To be removed once the unknown calls are kept elsewhere."""
+    """Files to remove once the unknown calls are kept elsewhere."""
 
 
 NO_CALLS = CallsBefore((), (), ())
@@ -41,7 +42,7 @@ def is_in_use(state: Path) -> bool:
 
 
 def absorb_calls(state: Path, now: datetime) -> CallsBefore:
-    """The running and the unknown calls."""
+    """The running calls and the unknown calls."""
     running: list[CallSubject] = []
     unknown: list[tuple[datetime, CallSubject]] = []
     files: list[Path] = []

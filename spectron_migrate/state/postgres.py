@@ -1,7 +1,7 @@
 """A state in a schema of Postgres, for processes on several hosts. The interface is `StateStore` in `state/store.py`.
 
 A document is a row, a journal is a row for each line, and a lock is held by a connection of its own, so that it ends
-with its process or its network. A connection that was lost is made again by the next call.
+with its process or its network. If a connection was lost, the next call makes a new one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from spectron_migrate.database.postgres import PostgresDatabase
 
 LOCK_WAIT_S = 30.0
-"""How long a lock is waited for that others hold for a moment only."""
+"""How long to wait for a lock that others hold only briefly."""
 _LOCK_RETRY_S = 0.02
 _DEAD_HOSTS = (
     "SELECT set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '5', false),"
@@ -67,9 +67,9 @@ class PostgresLock:
         return False
 
     def close(self) -> None:
-        """Release it; may be called twice."""
+        """Release the lock; may be called twice."""
         database, self._database = self._database, None
-        if database is not None and self._pid == os.getpid():  # else it is the parent's
+        if database is not None and self._pid == os.getpid():  # otherwise the lock is the parent's
             with suppress(Unreachable):
                 unlock(database, self._name)
             self._give_back(database)
@@ -87,7 +87,7 @@ class PostgresTables:
     """Tables of the schema."""
 
     def __init__(self, connection: PostgresConnection, prefix: str) -> None:
-        """`prefix`: with which their names begin."""
+        """`prefix`: how their names begin."""
         self._connection = connection
         self.prefix = prefix
 
@@ -107,7 +107,7 @@ class PostgresTables:
         self._connection.once(run)
 
     def close(self) -> None:
-        """The connection is the state's."""
+        """Does nothing, because the connection belongs to the state."""
 
 
 class PostgresState:
@@ -116,12 +116,12 @@ class PostgresState:
     folder = None
 
     def __init__(self, location: PostgresLocation, *, timeout_s: float = 10.0, checked: bool = True) -> None:
-        """Connects when it is used for the first time. `checked`: see `PostgresConnection`."""
+        """Connects when first used. `checked`: see `PostgresConnection`."""
         self.connection = PostgresConnection(location, timeout_s=timeout_s, checked=checked)
         self.again, self.look = self.connection.again, self.connection.look
         self._lock = threading.Lock()
         self._idle: list[PostgresDatabase] = []
-        """Connections that hold no lock now."""
+        """Connections that currently hold no lock."""
         self._pid = os.getpid()
 
     @property
@@ -131,11 +131,11 @@ class PostgresState:
 
     @property
     def work_folder(self) -> Path:
-        """The directory that is the state of whoever has no database."""
+        """The directory that would hold the state if there were no database."""
         return Path(".spectron-migrate")
 
     def __str__(self) -> str:
-        """For messages, without a password."""
+        """The location without a password, for messages."""
         return str(self.place)
 
     def prepare(self) -> None:
@@ -143,7 +143,7 @@ class PostgresState:
         self.connection.ask(lambda _: None)
 
     def is_there(self) -> bool:
-        """Whether the schema is there, with tables of ours."""
+        """Whether the schema exists, with our tables."""
         return self.connection.ask(is_made)
 
     def describe(self, name: str) -> str:
@@ -159,7 +159,10 @@ class PostgresState:
         return None if row is None else bytes(row["data"])
 
     def write(self, name: str, data: bytes, *, durable: bool = False, public: bool = False, epoch: int = 0) -> None:
-        """Replace a row, if it is not of a greater epoch. It is always durable; who may read it, the database says."""
+        """Replace a row, unless it has a greater epoch.
+
+        The write is always durable. The database decides who may read it.
+        """
         del durable, public
         statement = (
             "INSERT INTO document(name, data, epoch, version) VALUES (?, ?, ?, 1) ON CONFLICT (name)"
@@ -178,13 +181,13 @@ class PostgresState:
         return None if row is None else int(row[0])
 
     def age_s(self, name: str) -> float:
-        """By the database's clock, whichever host wrote it."""
+        """Its age by the database's clock, whichever host wrote it."""
         statement = "SELECT extract(epoch FROM now() - at)::float8 FROM document WHERE name = ?"
         row: Any = self.look(lambda db: db.execute(statement, (name,)).fetchone(), None)
         return float("inf") if row is None else float(row[0])
 
     def names(self, folder: str) -> list[str]:
-        """The rows whose names begin so."""
+        """The documents of a folder: rows whose names begin with it."""
         statement = "SELECT name FROM document WHERE starts_with(name, ?) ORDER BY name"
         rows: list[Any] = self.look(lambda db: db.execute(statement, (f"{folder}/",)).fetchall(), [])
         return [name for name in (str(row[0]) for row in rows) if name.endswith(".json")]
@@ -208,9 +211,10 @@ class PostgresState:
         return [bytes(row["line"]) for row in rows]
 
     def append_line(self, name: str, line: bytes, *, after: Sequence[bytes]) -> bool:
-        """Append it unless another line has its number.
+        """Append the line, unless another line has its number.
 
-        Whether a commit that was not answered took place is asked again. Raises StateUnreachable if nobody can say.
+        If a commit was not answered, ask again whether it took place. Raises StateUnreachable if that cannot be found
+        out.
         """
         number = len(after) + 1
 
@@ -224,7 +228,7 @@ class PostgresState:
             return None if row is None else bytes(row["line"]) == line
 
         with self.connection.lock:
-            self.connection.connected()  # what fails here has changed nothing
+            self.connection.connected()  # a failure here has changed nothing
             try:
                 return self.connection.once(append)
             except StateUnreachable as error:
@@ -249,7 +253,7 @@ class PostgresState:
         self.connection.once(replace)
 
     def has_journal(self, name: str) -> bool:
-        """Whether it has a line."""
+        """Whether the journal has a line."""
         return bool(self.look(lambda db: db.execute("SELECT 1 FROM journal WHERE name = ?", (name,)).fetchall(), []))
 
     def has_begun(self) -> bool:
@@ -273,7 +277,7 @@ class PostgresState:
 
     def try_lock(self, name: str) -> PostgresLock | None:
         """Take the lock on a connection of its own if it is free."""
-        self.prepare()  # it is no pooler in transaction mode
+        self.prepare()  # `state` must not name a pooler in transaction mode
         while True:
             database = self._take_idle()
             is_new = database is None
@@ -293,7 +297,7 @@ class PostgresState:
                     raise unreachable(error) from error
 
     def is_locked(self, name: str) -> bool:
-        """Whether a connection holds it."""
+        """Whether a connection holds the lock."""
         return self._holder(name) is not None
 
     def holder_of(self, name: str) -> str:
@@ -313,12 +317,12 @@ class PostgresState:
         return PostgresCallLog(self.connection.location, budget_s=patience_s)
 
     def tables(self, name: str, ddl: str, *, busy_s: float = 5.0) -> PostgresTables:
-        """Tables whose names begin with this one; they were made with the others."""
+        """The tables whose names begin with this name. They were made together with the others."""
         del ddl, busy_s
         return PostgresTables(self.connection, f"{name}_")
 
     def close(self) -> None:
-        """End the connections, and the locks with them."""
+        """Close the connections, which releases their locks."""
         with self._lock:
             idle, self._idle = self._idle, []
         for each in idle:

@@ -1,9 +1,9 @@
 """The log of calls in Postgres, which the processes of all hosts write. The interface is `CallLines` in `call_log`.
 
-A line is a row. One statement takes a lock, then the position, then commits: what is visible has no line missing
-below it, and nobody holds the lock over the network. A line must be there before its call goes on, so an append is
-waited for no longer than `BUDGET_S`; the statement itself checks by the server's clock that this time has not passed,
-so that a line that was given up cannot appear behind lines of later calls.
+A line is a row. One statement takes a lock, takes the next position, and commits. So no line is ever missing below a
+visible one, and the lock is not held across the network. A call can go on only once its line is there, so an append is
+waited for no longer than `BUDGET_S`. The statement itself checks, by the server's clock, that this time has not passed.
+So a line that was given up cannot appear after lines of later calls.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from spectron_migrate.database.postgres import PostgresDatabase
 
 AWAY_S = 1.0
-"""For how long nobody waits after an answer did not come in time."""
+"""If an answer did not come in time, nobody waits for this long."""
 KEPT_S = 300.0
-"""How long a line is kept at least, so that every reader has seen it."""
+"""The least time for which a line is kept, so that every reader has seen it."""
 MOST_LINES = 1_000
-"""How many lines are read at once."""
+"""The most lines that are read at once."""
 _LOCK = "call_line"
 _APPEND = (
     "INSERT INTO call_line(key, line) SELECT CAST(? AS TEXT), CAST(? AS TEXT) FROM pg_advisory_xact_lock(?)"
@@ -51,10 +51,10 @@ class _Task(Generic[_T]):
 
 
 class BoundedThread:
-    """Runs calls one after the other in a thread, so that nobody waits for one longer than its budget."""
+    """Runs calls one after the other in a thread, so that nobody waits longer than the budget of a call."""
 
     def __init__(self) -> None:
-        """The thread begins with the first call."""
+        """The first call starts the thread."""
         self._tasks: queue.SimpleQueue[_Task[Any] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -62,13 +62,13 @@ class BoundedThread:
 
     @property
     def is_away(self) -> bool:
-        """Whether calls fail at once."""
+        """Whether calls currently fail at once."""
         return time.monotonic() < self._away_until
 
     def run(self, ask: Callable[[], _T], budget_s: float) -> _T:
-        """What `ask` gives; raises StateUnreachable after the budget, and then `ask` may still be at work.
+        """The result of `ask`. Raises StateUnreachable after the budget; `ask` may then still be at work.
 
-        After an answer that did not come, calls fail at once for a while, whatever their budget.
+        If an answer did not come, calls fail at once for a while, whatever their budget.
         """
         if self.is_away:
             raise StateUnreachable("the database of the state did not answer in time a moment ago")
@@ -89,7 +89,7 @@ class BoundedThread:
         return task.answer  # type: ignore[return-value]
 
     def close(self) -> None:
-        """End the thread after what it is doing."""
+        """End the thread once it has finished its current call."""
         self._tasks.put(None)
 
     def _work(self) -> None:
@@ -103,10 +103,10 @@ class BoundedThread:
 
 
 class PostgresCallLog:
-    """The table. Safe to use from several threads."""
+    """The log in a table. Safe to use from several threads."""
 
     def __init__(self, location: PostgresLocation, *, budget_s: float = BUDGET_S) -> None:
-        """`budget_s`: how long each method may take; raises StateUnreachable where it is not enough."""
+        """`budget_s`: how long each method may take; if it takes longer, it raises StateUnreachable."""
         self._location = location
         self._budget_s = budget_s
         self._begin()
@@ -121,7 +121,7 @@ class PostgresCallLog:
         self._thread.run(lambda: self._state.ask(lambda db: self._server_time(db, 0.0)), patience_s)
 
     def append(self, line: str) -> None:
-        """Append a line; after an error it may be there, but then before every line of a later call."""
+        """Append a line. After an error it may still be there, but before every line of a later call."""
         give_up_at = time.monotonic() + self._budget_s
         key = secrets.token_hex(12)
         values = (key, line, lock_key(self._location.schema, _LOCK))
@@ -129,14 +129,14 @@ class PostgresCallLog:
         def insert(db: PostgresDatabase) -> bool:
             if db.execute(_APPEND, (*values, self._server_time(db, give_up_at))).rowcount == 1:
                 return True
-            # It took too long, or the line is there: then a connection was lost before it could say so.
+            # Either it took too long, or the line is there and the connection was lost before it could say so.
             return db.execute("SELECT 1 FROM call_line WHERE key = ?", (key,)).fetchone() is not None
 
         if not self._thread.run(lambda: self._state.again(insert), self._budget_s):
             raise StateUnreachable("the database of the state did not answer in time")
 
     def _server_time(self, db: PostgresDatabase, moment: float) -> float:
-        """What the server's clock shows at a moment of ours, or a little less."""
+        """The time on the server's clock at a moment of our clock, or slightly earlier."""
         if self._clock is None or self._clock[0] is not db:
             row = db.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
             self._clock = (db, float(row[0]), time.monotonic())
@@ -150,7 +150,7 @@ class PostgresCallLog:
 
     @property
     def name(self) -> str:
-        """Positions are never given twice in a schema."""
+        """The name is constant, because positions are never given twice in a schema."""
         return self._location.schema
 
     def lines_from(self, start: int) -> list[tuple[bytes, int]]:
@@ -164,12 +164,12 @@ class PostgresCallLog:
         return self._position("SELECT coalesce(min(position), 1) FROM call_line")
 
     def sync(self) -> None:
-        """Every row is durable."""
+        """Does nothing, because every row is durable."""
 
     def release(self, end: int) -> None:
         """Remove rows before this position that are old enough."""
         statement = "DELETE FROM call_line WHERE position < ? AND at < now() - make_interval(secs => ?)"
-        with suppress(StateUnreachable):  # the next drain removes them
+        with suppress(StateUnreachable):  # if it fails, the next drain removes them
             self._look(lambda db: db.execute(statement, (end, KEPT_S)).rowcount, 0)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The connection of one process to a state in Postgres: made when it is needed, and again when it was lost."""
+"""The connection of one process to a state in Postgres, made when it is needed and made again after it was lost."""
 
 from __future__ import annotations
 
@@ -45,13 +45,14 @@ class PostgresConnection:
     """One connection. Safe to use from several threads, and in a child process."""
 
     def __init__(self, location: PostgresLocation, *, timeout_s: float = 10.0, checked: bool = True) -> None:
-        """Connects when it is used for the first time. The tables are made by the first change, not by looking.
+        """Connects when first used.
 
-        `checked`: it is one of those who use the state, and raises StateMoved and StateBusy.
+        The first change makes the tables; reading does not. `checked`: this process counts as a user of the state, and
+        StateMoved and StateBusy are raised.
         """
         self._checked = checked
         self._is_made = False
-        """Whether the tables are known to be there."""
+        """Whether the tables are known to exist."""
         self.location = location
         self.timeout_s = timeout_s
         self.application = f"spectron-migrate {socket.gethostname()[:30]}/{os.getpid()}"
@@ -62,20 +63,23 @@ class PostgresConnection:
     @property
     def lock(self) -> threading.RLock:
         """Held while the connection is in use."""
-        if self._pid != os.getpid():  # the connection is the parent's, and so may be the lock
+        if self._pid != os.getpid():  # the connection is the parent's, and the parent may hold the lock
             self._pid, self._database, self._lock = os.getpid(), None, threading.RLock()
         return self._lock
 
     def look(self, ask: Callable[[PostgresDatabase], _T], nothing: _T) -> _T:
-        """What `ask` gives, which makes no table; `nothing` where there are none. Raises StateUnreachable."""
+        """The result of `ask`, without making tables; `nothing` if there are none. Raises StateUnreachable."""
         return self.ask(lambda db: ask(db) if self._has_tables(db) else nothing)
 
     def again(self, ask: Callable[[PostgresDatabase], _T]) -> _T:
-        """What `ask` gives; asked once more on a new connection if this one is lost. Raises StateUnreachable."""
+        """The result of `ask`, which is called once more on a new connection if this one is lost.
+
+        Raises StateUnreachable.
+        """
         return self.ask(lambda db: ask(self._with_tables(db)))
 
     def ask(self, ask: Callable[[PostgresDatabase], _T]) -> _T:
-        """As `again`, of what needs no tables."""
+        """Like `again`, for an `ask` that needs no tables."""
         with self.lock:
             had = self._database
             try:
@@ -86,7 +90,7 @@ class PostgresConnection:
             return self._once(ask)
 
     def once(self, ask: Callable[[PostgresDatabase], _T]) -> _T:
-        """What `ask` gives. Raises StateUnreachable."""
+        """The result of `ask`, called only once. Raises StateUnreachable."""
         return self._once(lambda db: ask(self._with_tables(db)))
 
     def _once(self, ask: Callable[[PostgresDatabase], _T]) -> _T:
@@ -117,7 +121,7 @@ class PostgresConnection:
         return database
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         with self.lock:
             if self._database is not None:
                 self._database.close()
@@ -128,10 +132,10 @@ class PostgresConnection:
             seal_postgres.enter(database)
         except StateMoved:
             use_state(self.location)
-            seal_postgres.enter(database)  # it was a copy that had only its mark left
+            seal_postgres.enter(database)  # it was a finished copy that only had its mark left
 
     def _connect(self, lost: PostgresDatabase | None) -> PostgresDatabase:
-        self._is_made = False  # it may be another database by now
+        self._is_made = False  # another database may have taken its place
         if lost is not None:
             database = reconnect(lost, timeout_s=self.timeout_s)
         else:
@@ -152,5 +156,5 @@ def make_state_tables(database: PostgresDatabase) -> None:
 
 
 def unreachable(error: Unreachable) -> StateUnreachable:
-    """The same error of a state."""
+    """The same error, as an error of the state."""
     return error if isinstance(error, StateUnreachable) else StateUnreachable(error.message, hint=error.hint)

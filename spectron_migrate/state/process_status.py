@@ -1,4 +1,4 @@
-"""What one process of the application says about itself."""
+"""What one process of the application reports about itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 SCHEMA = 1
 SILENT_S = 60.0
-"""A process that has not reported itself for so long is lost, if it did not say that it ended."""
+"""A process that has not reported for this long is lost, unless it wrote that it ended."""
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
@@ -22,7 +22,7 @@ class GuardStatus:
     since: str | None = None
     reason: str = ""
     trips: int = 0
-    """How often that happened since the process began."""
+    """How often the guard did this since the process began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,11 @@ class ProcessStatus:
     calls: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Call that Spectron cannot answer -> day -> how often."""
     reads: Mapping[str, int] = field(default_factory=dict)
-    """Where searches were answered, or why not by Spectron -> how often."""
+    """Which system answered searches, or why Spectron did not -> how often."""
     last_reads: Mapping[str, str] = field(default_factory=dict)
-    """Host -> when it last read through the adapter or the routing; a process names its own host only."""
+    """Host -> when it last read through the adapter or the routing. A process names only its own host."""
     ended: str | None = None
-    """When the process said that it no longer uses Mem0."""
+    """When the process reported that it no longer uses Mem0."""
     lost: Mapping[str, str] = field(default_factory=dict)
     """In `past.json`: processes that died without writing `ended`, as `host/pid`, and their last heartbeats."""
     counts_calls: bool = True
@@ -53,11 +53,11 @@ class ProcessStatus:
     guard: GuardStatus = field(default_factory=GuardStatus)
     shadow: Mapping[str, float] = field(default_factory=dict)
     unnoted: int = 0
-    """Calls that changed Mem0 and that the log of calls did not take; a reading finds what they left there."""
+    """Calls that changed Mem0 and could not be noted in the log of calls. A reading of Mem0 finds their results."""
     alive: bool = False
 
     def since(self, before: ProcessStatus) -> ProcessStatus:
-        """The same with the counts since an earlier report of this process."""
+        """The same status, counting only from an earlier report of this process."""
         calls = {
             name: {day: count - before.calls.get(name, {}).get(day, 0) for day, count in days.items()}
             for name, days in self.calls.items()
@@ -114,12 +114,12 @@ class ProcessStatus:
 
 
 def stamp(moment: datetime) -> str:
-    """A time as the files spell it."""
+    """A time as the files have it."""
     return moment.astimezone(UTC).strftime(_TIME)
 
 
 def age_s(at: str, now: datetime) -> float:
-    """Seconds since a time; one that cannot be read is infinitely old."""
+    """Seconds since a time; infinity if the time cannot be read."""
     try:
         return (now - datetime.fromisoformat(at)).total_seconds()
     except (ValueError, TypeError):

@@ -1,10 +1,10 @@
-"""`processes/`: the status of each application process that uses the adapter, for gates and for `status`.
+"""`processes/`: the status of every application process that uses the adapter, for gates and for `status`.
 
 A process writes one small file, `<pid>.json`, in the background: the last step of the cutover it has seen, its calls
-that Spectron cannot answer, where its reads came from, what its guard and its shadow reads found. While it lives it
-holds a lock on `<pid>.lock` beside the file, with its token inside, so that a dead process is recognized even if the
-system has given its number to another one. When it stops it writes `ended`. The counts of dead processes are added to
-`past.json`, which also names those that died without writing `ended`.
+that Spectron cannot answer, where its reads came from, what its guard and its shadow reads found. While it lives, it
+holds a lock on `<pid>.lock` beside the file, which contains its token. So a dead process is recognized even if the
+system has given its number to another process. When it stops it writes `ended`. The counts of dead processes are added
+to `past.json`, which also names those that died without writing `ended`.
 
 An application in another language publishes the same facts as files in `applications/` (configs/heartbeat.schema.json).
 They have no locks: such a process is live while its heartbeat is recent. Standard library alone, because applications
@@ -40,7 +40,7 @@ PAST = f"{FOLDER}/past.json"
 MOST_LOST = 1_000
 MOST_NAMED = 100
 GATE_DAYS = 7
-"""How many days of calls that Spectron cannot answer count for the gate."""
+"""For how many days calls that Spectron cannot answer count for the gate."""
 _KEPT_DAYS = GATE_DAYS + 1
 _MOST_BYTES = 1_000_000
 
@@ -58,11 +58,11 @@ class ProcessesStatus:
     last_reads: Mapping[str, str] = field(default_factory=dict)
     """Host -> when an application there last read through the adapter or the routing."""
     lost: Mapping[str, str] = field(default_factory=dict)
-    """Processes that stopped reporting themselves without saying that they ended, and their last heartbeats."""
+    """Processes that stopped reporting without writing that they ended, and their last heartbeats."""
     unnoted: int = 0
-    """Calls that changed Mem0 and that the log of calls did not take."""
+    """Calls that changed Mem0 and could not be noted in the log of calls."""
     measured: bool = False
-    """Whether any process ever reported itself here: without one, nothing was measured."""
+    """Whether any process ever reported here. If none did, nothing was measured."""
     calls_measured: bool = False
     """Whether any of them counts the calls that Spectron cannot answer."""
     broken: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class ProcessesStatus:
         return tuple(report for report in self.reports if report.settled_epoch < epoch)
 
     def to_json(self) -> dict[str, Any] | None:
-        """As `status` shows it; None if no process ever used the adapter."""
+        """The form in the JSON of `status`; None if no process ever used the adapter."""
         if not self.measured:
             return None
         guarded = [report for report in self.reports if report.guard.open]
@@ -146,7 +146,7 @@ def read_processes(state: Path | StateStore, *, now: datetime | None = None) -> 
 def _lost(reports: Sequence[ProcessStatus], now: datetime) -> dict[str, str]:
     """The processes that stopped reporting themselves without saying that they ended, and their last heartbeats.
 
-    One whose host and number belong to a later process is not among them: two never have the same number at once.
+    A process is left out if a later one has the same host and number, because two never have the same number at once.
     """
     lost = _newest(report.lost for report in reports)
     for report in reports:
@@ -160,7 +160,7 @@ def _lost(reports: Sequence[ProcessStatus], now: datetime) -> dict[str, str]:
 
 
 def _newest(each: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Name -> its newest time, over all of these."""
+    """Name -> its newest time in any of these."""
     newest: dict[str, str] = {}
     for times in each:
         for name, at in times.items():
@@ -185,15 +185,15 @@ class OwnFile:
         stem = f"{self.pid}" if folder is not None else f"{self.host}-{self.pid}-{time.time_ns():x}"
         self._stem, self._lock = _take_name(self._store, stem)
         self.token = f"{self._stem}:{time.time_ns():x}"
-        """The name of this process in the log of calls; another process with the same pid has another name."""
+        """The name of this process in the log of calls. Another process with the same pid gets another name."""
         if folder is not None:
             self._name_in(folder / FOLDER)
 
     def _name_in(self, folder: Path) -> None:
         path = folder / f"{self._stem}.json"
-        with suppress(OSError):  # a full disk: then only the lock shows that it lives
+        with suppress(OSError):  # the disk is full; then only the lock shows that the process lives
             path.with_suffix(".lock").write_text(f"{self.token}\n")
-        if path.exists():  # of a dead process with our number, which another process is folding right now
+        if path.exists():  # a file of a dead process with our number, which another process is folding right now
             path.replace(folder / f"left-{self.pid}-{time.time_ns()}.json")
 
     def write(self, report: ProcessStatus) -> None:
@@ -206,39 +206,42 @@ class OwnFile:
         self._written = report
 
     def _take_lock_again(self, name: str) -> None:
-        """After the connection was lost. Whoever took this process for dead has added its counts to the past."""
+        """Take the lock again after the connection was lost.
+
+        If another process took this one for dead, it has added its counts to the past.
+        """
         lock = self._store.try_lock(_lock_of(name))
         if lock is None:
-            raise OSError(f"another process takes {self.host}/{self.pid} for dead at this moment")
+            raise OSError(f"another process believes that {self.host}/{self.pid} is dead")
         self._lock.close()
         self._lock = lock
         if self._written is not None and self._store.version(name) is None:
             self._folded = self._written
 
     def close(self) -> None:
-        """The process no longer uses the adapter. Its counts stay."""
+        """Release the lock, because the process no longer uses the adapter. Its counts stay."""
         self._lock.close()
 
 
 def is_process_alive(state: Path | StateStore, token: str) -> bool:
-    """Whether the process with this token lives, according to its lock."""
+    """Whether the process with this token is alive, according to its lock."""
     store, stem = store_at(state), token.partition(":")[0]
     if not _is_alive(store, f"{FOLDER}/{stem}.json"):
         return False
-    if store.folder is None:  # a name belongs to one process
+    if store.folder is None:  # only one process has a name
         return True
     try:
         held_by = (store.folder / FOLDER / f"{stem}.lock").read_text().strip()
     except OSError:
         return True
-    return held_by == token or ":" not in held_by  # a process that has just taken the lock writes its token next
+    return held_by == token or ":" not in held_by  # a process writes its token right after it has taken the lock
 
 
 def _is_alive(store: StateStore, name: str) -> bool:
-    """Whether the process of a status file lives.
+    """Whether the process of a status file is alive.
 
-    Where hosts share a state, a process that was cut off from it has lost its lock. It counts as live until it has
-    been silent for long.
+    If hosts share a state, a process that was cut off from it has lost its lock. It counts as alive until it has been
+    silent for long enough.
     """
     if store.is_locked(_lock_of(name)):
         return True
@@ -258,7 +261,7 @@ def fold(state: Path | StateStore, *, now: datetime | None = None) -> None:
     if store.folder is not None and not (store.folder / FOLDER).is_dir():
         return
     alone = store.try_lock(f"{FOLDER}/fold.lock")
-    if alone is None:  # another process does it
+    if alone is None:  # another process is doing this
         return
     with alone, ExitStack() as held:
         dead = list(_dead(store, held))

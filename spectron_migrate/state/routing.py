@@ -36,7 +36,7 @@ Phase = Literal["mem0", "started", "shift", "closing", "complete"]
 PHASES: tuple[Phase, ...] = ("mem0", "started", "shift", "closing", "complete")
 CatchUp = Literal["follow", "outbox"]
 Route = Literal["mem0", "spectron", "behind"]
-"""Where a read goes. `behind` is read from Mem0 as well, because not all of the user's memories are in Spectron yet."""
+"""Where a read goes. `behind` means Mem0 too, because not all of the user's memories are in Spectron yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Routing:
     fence: str | None = None
     """When the cutover began; RFC 3339."""
     as_of: str | None = None
-    """What Mem0 held at this time is in Spectron, except for users in `behind`; RFC 3339."""
+    """Everything that Mem0 held at this time is in Spectron, except for users in `behind`; RFC 3339."""
     fresh_until: float | None = 0.0
     """Until when `as_of` and `behind` are valid, in seconds since 1970; None: forever."""
     behind: frozenset[str] | None = None
@@ -98,7 +98,7 @@ class Routing:
         return self.fresh_until is None or now <= self.fresh_until
 
     def to_json(self) -> dict[str, Any]:
-        """As the file holds it."""
+        """The form in the file."""
         fields = asdict(self)
         pinned = {"spectron": sorted(fields.pop("pinned_to_spectron")), "mem0": sorted(fields.pop("pinned_to_mem0"))}
         behind = None if self.behind is None else sorted(self.behind)
@@ -158,7 +158,7 @@ def read_routing(state: Path | StateStore) -> Routing | None:
     """The routing of a state; None if there is none. Raises ValueError if it cannot be read or is not a routing."""
     try:
         data = store_at(state).read(FILE)
-    except MigrateError:  # a database that is away, which says nothing about the routing
+    except MigrateError:  # a database that does not answer says nothing about the routing
         raise
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None

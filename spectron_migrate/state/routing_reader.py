@@ -35,13 +35,15 @@ CHECK_EVERY_S = 0.5
 """How often a reader checks the files for changes. A revert must reach readers within a second."""
 FETCH_TIMEOUT_S = 5.0
 STEP_S = 2.0
-"""For how long a write waits for the first step of a cutover: a line that is appended durably."""
+"""How long a write waits for the first step of a cutover, which is one line to append durably."""
 TRUSTED_S = 45.0
-"""For how long an address or a database that answered counts as read, from the moment when it was asked. A process that
-is cut off must know nothing any more while the others still count it as live: for 60 s after a status that it writes
-every 5 s."""
+"""How long the answer of an address or a database counts, from the moment when it was asked for.
+
+A process that is cut off must stop relying on it while the others still count it as live, which they do for 60 s after
+its last status. It writes one every 5 s.
+"""
 TRACES = (journal.FILE, journal.LOCK_FILE, "since.db")
-"""Files that a cutover leaves in the state directory: where one of them lies, a cutover has begun."""
+"""Files that a cutover leaves in the state directory. If one of them is there, a cutover has begun."""
 
 _log = logging.getLogger("spectron_migrate.routing")
 
@@ -54,7 +56,7 @@ class RoutingUnreadable(NotLegal):
 
 @dataclass
 class _LastRead:
-    """What a reader last got from its source."""
+    """What a reader last read from its source."""
 
     routing: Routing = field(default_factory=Routing)
     problem: str | None = "not read yet"
@@ -70,10 +72,10 @@ class RoutingReader:
     `current` reads a clock, and calls `stat` on the files twice a second. An address or a database is asked by a
     background thread, so no read ever waits for the network. If the source is broken or missing, the journal decides;
     without it the last good routing stays in force for reads, `problem` says why, and one line is logged. A routing
-    that is not renewed expires (`fresh_until`): a reader that lost its source reads from Mem0 in the end. A wall clock
-    that is behind, or was set back, does not prolong it.
+    that is not renewed expires (`fresh_until`), so a reader that lost its source eventually reads from Mem0. A wall
+    clock that is behind, or was set back, does not delay this.
 
-    Once `complete` was read it stays, whatever the source says or loses later.
+    Once `complete` was read it stays in force, whatever the source says or loses later.
     """
 
     def __init__(
@@ -87,16 +89,13 @@ class RoutingReader:
         clock: Callable[[], float] = seconds_with_sleep,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`source`: the file, its state directory, an address, or a state that is asked over the network.
+        """`source`: the file, its state directory, an address, or a state that is read over the network.
 
-        A relative path is resolved here, once.
-
-        `state`: the state directory, if it is not where the file lies.
-        `named`: somebody chose the source. A default counts as chosen once its directory exists.
-        `lost_journal`: asked where no journal is found; says in words if the ledger knows more of a cutover than the
-        routing, which knows that one began (True), or of none.
-        `clock`: monotonic seconds, with those in which the host slept; `now`: seconds since 1970. Raises ValueError for
-        an address that is neither https nor on this machine.
+        A relative path is resolved once, here. `state`: the state directory, if it is not that of the file. `named`:
+        whether somebody chose the source. A default counts as chosen once its directory exists. `lost_journal`: called
+        if no journal is found; describes what the ledger knows of a cutover beyond the routing, which knows that one
+        began (True) or knows of none (False). `clock`: monotonic seconds, including time in which the host slept;
+        `now`: seconds since 1970. Raises ValueError for an address that is neither https nor on this machine.
         """
         self._store = None if isinstance(source, Path | str) else source
         text = str(source) if self._store is None else ""
@@ -108,18 +107,18 @@ class RoutingReader:
         self._path = path if path.suffix == ".json" else path / FILE
         beside = [] if self._is_remote else [self._path.parent]
         self._folders = dict.fromkeys([*beside, *([state.absolute()] if state is not None else [])])
-        """Where the journal may lie."""
+        """Where the journal may be."""
         self._named = named
         self._lost_journal = lost_journal
         self._lost: str | None = None
-        """Why the routing in force is too old to be trusted: the ledger knows more, and there is no journal."""
+        """Why the routing in force cannot be trusted: the ledger knows of a later step, and there is no journal."""
         self._last = _LastRead()
         self._every_s = check_every_s
         self._clock = clock
         self._now = now
         self._next_look = float("-inf")
         self._known_until = float("-inf")
-        """Until when it is known whether the cutover is complete, by the monotonic clock."""
+        """By the monotonic clock: until when it is known whether the cutover is complete."""
         self._journals: dict[Path, tuple[Any, CutoverState]] = {}
         self._fetcher: threading.Thread | None = None
         self._pid = 0
@@ -127,12 +126,12 @@ class RoutingReader:
 
     @property
     def problem(self) -> str | None:
-        """Why `current` may be out of date; None if the source was read at the last attempt."""
+        """Why `current` may be out of date; None if the last attempt to read the source succeeded."""
         return self._lost or self._last.problem
 
     @property
     def unreadable(self) -> str | None:
-        """Why nobody can say whether the cutover is complete; None if that is known, or no source was ever named."""
+        """Why it is not known whether the cutover is complete; None if it is known, or if no source was ever named."""
         if self._last.routing.phase == "complete" or not self._is_named():
             return None
         if self._lost is None and self._clock() <= self._known_until:
@@ -153,23 +152,23 @@ class RoutingReader:
         return last.routing
 
     def for_write(self) -> Routing:
-        """The routing under which Mem0 may be written to; raises RoutingUnreadable where nobody knows that it may."""
+        """The routing for a write to Mem0; raises RoutingUnreadable if it is not known whether Mem0 may be written."""
         routing = self.current()
         problem = self.unreadable
         if problem is not None:
             self._wait_for_step()
-            self.look()  # it may be back since the last look
+            self.look()  # the source may be readable again
             routing, problem = self._last.routing, self.unreadable
         if problem is not None:
             raise RoutingUnreadable(
-                f"nothing was written: whether Mem0 or Spectron is to be written to cannot be read ({problem})",
+                f"nothing was written: it cannot be read whether to write to Mem0 or to Spectron ({problem})",
                 hint="give this process the migration's state directory (its volume, an absolute path), or restore"
                 " routing.json or cutover.jsonl in it",
             )
         return routing
 
     def _wait_for_step(self) -> None:
-        """Wait for whoever takes a step, but not long: before the first one is written, only its lock is there."""
+        """Wait briefly for a process that takes a step. Before the first step is written, only its lock shows it."""
         deadline = time.monotonic() + STEP_S
         while any(is_held(folder / journal.LOCK_FILE) for folder in self._folders) and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -199,7 +198,7 @@ class RoutingReader:
         """Read the routing file, if it or the journal has changed. `state`: what the journal says."""
         left = self._sign_of_a_move()
         if left is not None and (state is None or state.phase != "complete"):
-            # The cutover goes on elsewhere, and may be complete there.
+            # The state was moved: the cutover goes on elsewhere, and may be complete there.
             self._known_until = float("-inf")
             self._keep_the_last(left)
             return
@@ -223,7 +222,7 @@ class RoutingReader:
             self._keep_the_last(problem or "")
 
     def _read_journal(self) -> tuple[CutoverState | None, Any]:
-        """What the journal says, and what changes with it; None if it is missing, broken or empty."""
+        """The journal's state, and a stamp that changes with the journal; None if it is missing, broken or empty."""
         newest: tuple[CutoverState | None, Any] = (None, None)
         for folder in self._folders:
             with suppress(OSError, InputError):
@@ -237,9 +236,9 @@ class RoutingReader:
         return newest
 
     def _sign_of_a_move(self) -> str | None:
-        """The seal or the mark of `state copy` in one of the folders: the state is not there, or not yet.
+        """The seal or mark of `state copy` in one of the folders, which says that the state is not there, or not yet.
 
-        Where nobody can look for them, why.
+        If that cannot be checked, the reason.
         """
         for sign in (folder / name for folder in self._folders for name in (SEAL, MARK)):
             try:
@@ -255,7 +254,7 @@ class RoutingReader:
         return self._named or any(_may_be(folder, stat.S_ISDIR) for folder in self._folders)
 
     def _never_began(self) -> bool:
-        """Whether it is a state directory in which no cutover has begun yet."""
+        """Whether the source is a state directory in which no cutover has begun yet."""
         if self._last.routing.epoch or any(_may_be(folder / name) for folder in self._folders for name in TRACES):
             return False
         with suppress(OSError):
@@ -263,7 +262,7 @@ class RoutingReader:
         return False
 
     def _keep_fetching(self) -> None:
-        if self._fetcher is not None and self._pid == os.getpid():  # threads do not survive a fork
+        if self._fetcher is not None and self._pid == os.getpid():  # a thread does not survive a fork
             return
         self._pid = os.getpid()
         self._fetcher = threading.Thread(target=self._fetch_forever, name="spectron-routing", daemon=True)
@@ -275,7 +274,7 @@ class RoutingReader:
             self._closed.wait(self._every_s)
 
     def fetch(self) -> None:
-        """Ask the address or the database now. Only if an application's very first call must know already."""
+        """Read the address or the database now, for an application whose very first call must know the routing."""
         if self._store is not None:
             self._ask(self._store)
         elif self._url is not None:
@@ -283,7 +282,7 @@ class RoutingReader:
 
     def _ask(self, store: StateStore) -> None:
         """Read the journal and the routing of a state, if they have changed."""
-        asked = self._clock()  # the process may be stopped before it reads the answer
+        asked = self._clock()  # before the request, because the process may be suspended before it reads the answer
         try:
             stamp = (store.version(journal.FILE), store.version(FILE))
             if stamp == self._last.stamp and self._last.problem is None:
@@ -304,7 +303,7 @@ class RoutingReader:
             if routing is None or state.epoch > routing.epoch:
                 routing = journal.routing_of(state, routing or self._last.routing)
             self._take(routing, stamp, None, asked=asked)
-        except Exception as error:  # nothing that a network does may fail an application's read
+        except Exception as error:  # no network error may fail an application's read
             self._keep_the_last(f"{self._where}: {error}")
 
     def _fetch(self, url: str) -> None:
@@ -312,7 +311,7 @@ class RoutingReader:
         from urllib.request import HTTPRedirectHandler, Request, build_opener
 
         class NoRedirect(HTTPRedirectHandler):
-            """A redirect is an error: only the application's configuration decides where the routing comes from."""
+            """Makes redirects errors: only the application's configuration decides where the routing comes from."""
 
             def redirect_request(self, *_: Any, **__: Any) -> None:
                 return None
@@ -337,7 +336,10 @@ class RoutingReader:
             self._keep_the_last(f"{url}: {getattr(error, 'reason', None) or error}")
 
     def _take(self, routing: Routing, stamp: Any, problem: str | None, *, asked: float | None = None) -> None:
-        """Put a routing in force. `problem`: why the journal had to say it; `asked`: when, over a network."""
+        """Put a routing in force.
+
+        `problem`: why only the journal could tell; `asked`: when it was asked for, over a network.
+        """
         last = self._last.routing
         older = last.epoch > routing.epoch and last.migration == routing.migration
         if last.phase == "complete" or older:
@@ -365,7 +367,7 @@ class RoutingReader:
 
 
 def _status_of_file(path: Path) -> os.stat_result:
-    """Raises OSError for anything but a file: a pipe would be read for ever."""
+    """The stat of a file. Raises OSError for anything else, because reading a pipe would never end."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise OSError(f"{path} is no file")
@@ -373,7 +375,7 @@ def _status_of_file(path: Path) -> os.stat_result:
 
 
 def _may_be(path: Path, is_kind: Callable[[int], bool] = lambda mode: True) -> bool:
-    """Whether it is there, or cannot be looked for: a disk that fails does not show that nothing is there."""
+    """Whether the file is there, or cannot be looked for: a disk error does not show that it is not there."""
     try:
         return is_kind(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -383,7 +385,7 @@ def _may_be(path: Path, is_kind: Callable[[int], bool] = lambda mode: True) -> b
 
 
 def _expires_in_s(routing: Routing, now: float) -> float:
-    """Seconds until it expires: by the wall clock, but at most the period it was written for."""
+    """Seconds until the routing expires, by the wall clock, but at most the period that it was written for."""
     if routing.fresh_until is None:
         return math.inf
     remaining_s = routing.fresh_until - now

@@ -1,4 +1,4 @@
-"""How far running commands are, for `status --watch`: a small document for each, renewed every few seconds."""
+"""Progress of running commands, for `status --watch`: a small document for each command, renewed every few seconds."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from spectron_migrate.state.store import StateStore, read_object, store_at, writ
 
 FOLDER = "progress"
 SILENT_S = 15.0
-"""A document that was not renewed for so long is that of a command that was killed or hangs."""
+"""If a document was not renewed for this long, its command was killed or hangs."""
 FORGOTTEN_S = 3600.0
-"""After this time another command removes it."""
+"""After this time another command removes the document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class RunningCommand:
     pid: int
     at: str
     progress: dict[str, Json]
-    """As the command's own progress line has it."""
+    """The text of the command's own progress line."""
 
 
 class ProgressFile:
@@ -43,7 +43,7 @@ class ProgressFile:
         self._name = f"{FOLDER}/{socket.gethostname()}-{os.getpid()}.json"
 
     def write(self, state: Path | StateStore, progress: Mapping[str, Json]) -> None:
-        """Renew the document, if there is a state. What the disk does not take is left out."""
+        """Renew the document, if there is a state. Errors of the disk are ignored."""
         store = store_at(state)
         host, pid = socket.gethostname(), os.getpid()
         about = {"command": self._command, "host": host, "pid": pid, "at": format_time(self._now())}
@@ -62,7 +62,7 @@ class ProgressFile:
             with suppress(OSError):
                 store.remove(self._name)
                 if store.folder is not None:
-                    (store.folder / FOLDER).rmdir()  # the last one
+                    (store.folder / FOLDER).rmdir()  # the last document of the folder
 
 
 def _sweep(store: StateStore) -> None:
@@ -72,7 +72,7 @@ def _sweep(store: StateStore) -> None:
 
 
 def read_running(state: Path | StateStore, *, now: datetime) -> list[RunningCommand]:
-    """The commands that are at work, by name."""
+    """The running commands, by name."""
     store = store_at(state)
     found = []
     for name in store.names(FOLDER):

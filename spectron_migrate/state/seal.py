@@ -1,8 +1,8 @@
-"""Which of two places is the state, while `state copy` moves it and ever after.
+"""Which of two places is the state, during and after a move by `state copy`.
 
-The place that was left holds a *seal*, which says where the state went; the place that is being filled holds a *mark*
-until all of it is there and the other one is sealed. Nobody uses a state with either. While a state is copied its
-`copy.lock` is held: whoever takes any other lock of it looks at all three only then, so nobody begins unseen.
+The old place gets a *seal*, which says where the state went. The new place has a *mark* until everything is there and
+the old place is sealed. Nobody uses a state that has either. While a state is copied, its `copy.lock` is held. A
+process that takes any other lock of the state checks for all three after it has the lock, so nobody can begin unseen.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ SEAL = "sealed.json"
 MARK = "copying.json"
 LOCK = "copy.lock"
 LEFT = "routing.json"
-"""What applications in other languages would go on reading in a directory that was left: they know no seal."""
+"""Files that applications in other languages would go on reading in the old directory: they know no seals."""
 
 Read = Callable[[str], bytes | None]
 """Reads a document of a state."""
 
 
 class StateMoved(InputError, OSError):
-    """The state is not here, or not yet. As an OSError, it is to the adapter what a full disk is."""
+    """The state is not here, or not yet. It is an OSError, so that the adapter treats it like a full disk."""
 
     kind = "moved"
 
 
 class StateBusy(LedgerLocked, OSError):
-    """The state is being copied by another process, or used while it is to be copied."""
+    """The state is being copied by another process, or is in use and should be copied."""
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A copy of a state, as its seal and its mark say it."""
+    """A copy of a state, as its seal and its mark describe it."""
 
     copy: str
     """A random name, which the seal and the mark of one copy share."""
@@ -59,7 +59,7 @@ class Move:
 
     @classmethod
     def read(cls, read: Read, name: str) -> Move | None:
-        """The seal or the mark of a state; None if it has none."""
+        """The seal or the mark of a state; None if there is none."""
         data = read(name)
         if data is None:
             return None
@@ -72,17 +72,17 @@ class Move:
 
 
 def name_of(place: Path | PostgresLocation) -> str:
-    """A place as it may be typed from any directory, without a password."""
+    """A place in a form that can be typed from any directory, without a password."""
     return str(place) if isinstance(place, PostgresLocation) else str(place.absolute())
 
 
 def refuse_left(read: Read) -> None:
-    """Raises StateMoved for a state that was moved away, or that is not wholly there."""
+    """Raises StateMoved for a state that was moved away, or was not copied completely."""
     left, filled = Move.read(read, SEAL), Move.read(read, MARK)
     if left is not None:
         raise StateMoved(
             f"the state in {left.source} was moved to {_shown(left.target, left.target_host)} on {left.at}",
-            hint=f"go on there: --state {shlex.quote(left.target)}",
+            hint=f"continue there: --state {shlex.quote(left.target)}",
         )
     if filled is not None:
         raise StateMoved(
@@ -95,7 +95,8 @@ def refuse_left_directory(folder: Path) -> None:
     """Raises StateMoved as `refuse_left` does, and StateBusy while the state is copied. Call with a lock held."""
     if is_held(folder / LOCK):
         raise StateBusy(
-            f"the state in {folder} is being copied by {holder_of(folder / LOCK)}", hint="wait until it is there"
+            f"the state in {folder} is being copied by {holder_of(folder / LOCK)}",
+            hint="wait until the copy is finished",
         )
     refuse_left(lambda name: read_file(folder, name))
 

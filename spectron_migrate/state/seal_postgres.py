@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def enter(database: PostgresDatabase) -> None:
-    """Be one of those who use the state, until the connection ends.
+    """Register as a user of the state, until the connection ends.
 
-    Raises StateBusy while the state is copied, StateMoved for one that was moved away or is not wholly there.
+    Raises StateBusy while the state is copied, StateMoved for one that was moved away or was not copied completely.
     """
     if not try_lock(database, LOCK, shared=True):
-        raise StateBusy(f"the state in {database.location} is being copied", hint="wait until it is there")
+        raise StateBusy(f"the state in {database.location} is being copied", hint="wait until the copy is finished")
     refuse_left(lambda name: read_document(database, name))
 
 

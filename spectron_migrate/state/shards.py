@@ -12,7 +12,7 @@ _FOLDER = re.compile(r"shard-([0-9]+)-of-([0-9]+)")
 
 
 def find_shards(state: Path) -> list[tuple[int, int]]:
-    """For each ledger of a shard in a state directory how many shards there are, and its number among them, from 0."""
+    """For each shard's ledger in a state directory: how many shards there are, and its number among them, from 0."""
     return sorted(
         (int(match[2]), int(match[1]))
         for path in state.glob("shard-*-of-*/ledger.db")
@@ -26,12 +26,12 @@ def shard_folder(state: Path, number: int, count: int) -> Path:
 
 
 def refuse_shards(state: Path) -> None:
-    """Raises InputError for a state in shards: a ledger beside theirs would write everything twice."""
+    """Raises InputError for a state in shards, because another ledger beside theirs would write everything twice."""
     whole = state.parent if _FOLDER.fullmatch(state.name) and (state / "ledger.db").exists() else state
     found = find_shards(whole)
     if found:
         raise InputError(
             f"the migration in {whole} was begun in {found[0][0]} shards, each with a ledger of its own",
-            hint="gather them into one, and go on there: spectron-migrate state copy"
+            hint="gather them into one, and continue there: spectron-migrate state copy"
             f" {shlex.join((str(whole), f'{whole}-gathered'))}",
         )

@@ -1,8 +1,8 @@
-"""Where a state keeps what its processes share: documents, the journal, and locks.
+"""The interface to where a state keeps what its processes share: documents, the journal, and locks.
 
-There are two: a directory (`state/directory.py`), and a schema of Postgres for several hosts (`state/postgres.py`). The
-rules about what is kept are neither's: they stand in the modules that use this interface. Names are those of the files
-in a state directory. All methods raise OSError if the state cannot be read or written.
+There are two implementations: a directory (`state/directory.py`), and a schema of Postgres for several hosts
+(`state/postgres.py`). The rules about the contents are in the modules that use this interface. Names are those of the
+files in a state directory. All methods raise OSError if the state cannot be read or written.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from spectron_migrate.state.directory import DirectoryState
 
 
 class Lock(Protocol):
-    """A lock that this process holds until `close` or its own end, however that comes."""
+    """A lock that this process holds until `close`, or until the process ends in any way."""
 
     @property
     def is_lost(self) -> bool:
-        """Whether another process may hold it by now."""
+        """Whether another process may hold the lock in the meantime."""
 
     def close(self) -> None:
-        """Release it; may be called twice."""
+        """Release the lock; may be called twice."""
 
     def __enter__(self) -> Lock: ...
 
@@ -40,7 +40,7 @@ class Tables(Protocol):
     """Some tables. Safe to use from several threads. All methods raise OSError or sqlite3.Error."""
 
     prefix: str
-    """With which their names begin."""
+    """How their names begin."""
 
     def read(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """The rows of a query."""
@@ -53,11 +53,11 @@ class Tables(Protocol):
 
 
 class StateStore(Protocol):
-    """One state. Safe to use from several threads."""
+    """The shared part of one state. Safe to use from several threads."""
 
     @property
     def place(self) -> Path | PostgresLocation:
-        """Where it is; the ledger is there as well."""
+        """Where the state is; the ledger is there as well."""
 
     @property
     def folder(self) -> Path | None:
@@ -65,7 +65,7 @@ class StateStore(Protocol):
 
     @property
     def work_folder(self) -> Path:
-        """A directory for files of this host that no other needs; it may not be there yet."""
+        """A directory for files that only this host needs; it may not exist yet."""
 
     def describe(self, name: str) -> str:
         """Where something is kept, for messages."""
@@ -76,12 +76,12 @@ class StateStore(Protocol):
     def write(self, name: str, data: bytes, *, durable: bool = False, public: bool = False, epoch: int = 0) -> None:
         """Replace a document as a whole.
 
-        `durable`: it survives a power cut. `public`: other users of the machine may read it. `epoch`: where writers are
-        not kept apart by a lock that ends with them, a document of a greater epoch stays.
+        `durable`: it survives a power cut. `public`: other users of the machine may read it. `epoch`: a document with a
+        greater epoch stays, if writers are not kept apart by a lock that ends with them.
         """
 
     def version(self, name: str) -> object:
-        """Changes whenever this document or journal does; None if there is none."""
+        """A value that changes whenever this document or journal does; None if there is none."""
 
     def age_s(self, name: str) -> float:
         """Seconds since a document was written; infinity if there is none."""
@@ -93,22 +93,22 @@ class StateStore(Protocol):
         """Remove a document, if there is one."""
 
     def lines(self, name: str) -> list[bytes]:
-        """The whole lines of a journal, each with its newline; one that a crash cut off is not among them."""
+        """The complete lines of a journal, each with its newline, without one that a crash cut off."""
 
     def append_line(self, name: str, line: bytes, *, after: Sequence[bytes]) -> bool:
-        """Append a line to a journal, durably, after the lines it has; False if it has others by now."""
+        """Append a line to a journal, durably, after these lines; False if the journal has others in the meantime."""
 
     def write_lines(self, name: str, lines: Iterable[bytes]) -> None:
-        """Replace a journal that is read as a whole by lines, each with its newline; `remove` removes it."""
+        """Replace all lines of a journal, each with its newline; `remove` removes the journal."""
 
     def has_journal(self, name: str) -> bool:
         """Whether a journal was ever begun."""
 
     def has_begun(self) -> bool:
-        """Whether a migration has begun here; else it may be an empty place that somebody named by mistake."""
+        """Whether a migration has begun here. If not, it may be an empty place that was named by mistake."""
 
     def lock(self, name: str) -> Lock:
-        """Take a lock as soon as no other process holds it. For locks that are held for a moment only."""
+        """Take a lock as soon as no other process holds it. For locks that are held only briefly."""
 
     def try_lock(self, name: str) -> Lock | None:
         """Take a lock; None while another process holds it."""
@@ -120,30 +120,33 @@ class StateStore(Protocol):
         """Who holds a lock, for a message."""
 
     def prepare(self) -> None:
-        """Make the directory if it is not there; a schema is made by the first change."""
+        """Make the directory if it does not exist. A schema is made by the first change."""
 
     def is_there(self) -> bool:
-        """Whether there is a directory or a schema, with whatever in it."""
+        """Whether the directory or schema exists, whatever it contains."""
 
     def close(self) -> None:
-        """End its connections; may be called twice, and the state used again."""
+        """Close the connections. May be called twice, and the state may be used again."""
 
     def call_log(self, *, patience_s: float = BUDGET_S) -> CallLines:
         """Open the log of calls. `patience_s`: how long each of its methods may wait for a database."""
 
     def tables(self, name: str, ddl: str, *, busy_s: float = 5.0) -> Tables:
-        """Open small tables, made with `ddl` if they are not there. Raises sqlite3.Error as well.
+        """Open small tables, created with `ddl` if they do not exist. Raises sqlite3.Error as well.
 
-        `busy_s`: how long opening a file, or a change in it, waits for other processes.
+        `busy_s`: how long opening or changing a file waits for other processes.
         """
 
 
 def store_at(state: Path | PostgresLocation | StateStore) -> StateStore:
-    """The state in this directory or schema, or the given one. To one schema, a process needs one store."""
+    """The store for this directory or schema; a given store is returned as it is.
+
+    A process needs only one store for a schema.
+    """
     if isinstance(state, Path):
         return DirectoryState(state)
     if isinstance(state, PostgresLocation):
-        # Whoever has a directory needs none of it.
+        # Not needed for a directory.
         from spectron_migrate.state.postgres import PostgresState
 
         return PostgresState(state)
@@ -151,7 +154,7 @@ def store_at(state: Path | PostgresLocation | StateStore) -> StateStore:
 
 
 def place_of(state: Path | PostgresLocation | StateStore) -> Path | PostgresLocation:
-    """Where a state is, for the ledger, which is there as well."""
+    """Where a state is. Its ledger is there as well."""
     return state if isinstance(state, PostgresLocation) else store_at(state).place
 
 

@@ -14,22 +14,22 @@ FILE = "uncertainties.json"
 
 @dataclass(frozen=True, slots=True)
 class Uncertainties:
-    """What is open in Spectron about the memories of a migration; nothing of it is ever resolved by this tool."""
+    """Open uncertainties of Spectron about the memories of a migration. This tool never resolves any."""
 
     at: str
     known: bool
     """Whether the server lists what it is unsure about (from API 0.3.0 on)."""
     why: str = ""
-    """Why it cannot be known; else empty."""
+    """Why this could not be found out; else empty."""
     count: int = 0
     unlabelled: int = 0
-    """Further ones in scopes of ours, whose memory no label names."""
+    """Further uncertainties in our scopes, for which no label names the memory."""
     by_user: Mapping[str, int] = field(default_factory=dict)
     first: Mapping[str, Json] | None = None
-    """The newest one: `id`, `about`, `reason`, `memory`, `text`, and `others`, the memories whose value stands."""
+    """The newest one: `id`, `about`, `reason`, `memory`, `text`, and `others`, the memories with the current value."""
 
     def to_json(self, *, texts: bool = True) -> dict[str, Json]:
-        """As the file holds it; without `texts`, as the JSON of commands does."""
+        """The form in the file or, without `texts`, in the JSON of commands."""
         first = dict(self.first) if self.first is not None else None
         if first is not None and not texts:
             first = {
@@ -41,7 +41,7 @@ class Uncertainties:
         return {**fields, "by_user": dict(self.by_user), "first": first}
 
     def sentence(self) -> str:
-        """How many there are, and of whom."""
+        """One sentence: how many there are, and for which users."""
         if not self.known:
             return f"cannot be known: {self.why}"
         more = f"; {self.unlabelled:,} more in these scopes, without a label" if self.unlabelled else ""
@@ -54,7 +54,7 @@ class Uncertainties:
 
 
 def last_uncertainties(state: Path | StateStore) -> Uncertainties | None:
-    """What was found last; None if nobody asked, or the file cannot be read."""
+    """The last result; None if there is none, or the file cannot be read."""
     found = read_object(state, FILE)
     try:
         return None if found is None else Uncertainties(**found)
@@ -63,5 +63,5 @@ def last_uncertainties(state: Path | StateStore) -> Uncertainties | None:
 
 
 def keep_uncertainties(state: Path | StateStore, found: Uncertainties) -> None:
-    """Remember what was found."""
+    """Record the result."""
     write_object(state, FILE, found.to_json())

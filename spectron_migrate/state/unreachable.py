@@ -1,4 +1,4 @@
-"""The error of a state that is in a database which does not answer."""
+"""The error for a state whose database does not answer."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from spectron_migrate.errors import Unreachable
 
 
 class StateUnreachable(Unreachable, OSError):
-    """As an OSError, it is what a full disk is to the adapter."""
+    """It is an OSError, so that the adapter treats it like a full disk."""

@@ -1,4 +1,4 @@
-"""Whether a place is the state, asked by whoever begins to use it."""
+"""Checks that a place is the state, before it is used."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from spectron_migrate.state.shards import refuse_shards
 def use_state(place: Path | PostgresLocation) -> None:
     """Begin to use a state. Raises StateMoved, StateBusy, and InputError for one in shards.
 
-    A copy whose source is sealed is whole. Should `state copy` have ended before it removed the mark, it goes now, with
-    the routing of the source, which applications in other languages would go on reading.
+    A copy whose source is sealed is complete. If `state copy` ended before it removed the mark, it is removed now, and
+    so is the routing of the source, which applications in other languages would go on reading.
     """
     read, remove = _documents_of(place)
     mark = Move.read(read, MARK)
@@ -38,14 +38,14 @@ def use_state(place: Path | PostgresLocation) -> None:
 def _documents_of(place: Path | PostgresLocation) -> tuple[Read, Callable[[str], None]]:
     if isinstance(place, Path):
         return lambda name: read_file(place, name), lambda name: (place / name).unlink(missing_ok=True)
-    # Whoever has a directory needs none of it.
+    # Not needed for a directory.
     from spectron_migrate.state import seal_postgres
 
     return lambda name: seal_postgres.read(place, name), lambda name: seal_postgres.remove(place, name)
 
 
 def _seal_of_source(mark: Move) -> Move | None:
-    """The seal of the place that a copy was made of; None if it has none, or cannot be read from here."""
+    """The seal of the place that a copy was made from; None if it has none, or cannot be read from here."""
     if mark.source_host not in ("", socket.gethostname()):
         return None
     place = parse_location(mark.source) if is_url(mark.source) else Path(mark.source)

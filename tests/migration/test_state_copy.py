@@ -146,7 +146,7 @@ def test_whoever_uses_a_state_that_was_moved_is_told_where_it_went(
         copy(state, database)
     copy(*places)
     left, went = places
-    said = rf"was moved to {'postgresql' if kind == 'directory' else '/'}.* on 2026-11-22.*go on there: --state "
+    said = rf"was moved to {'postgresql' if kind == 'directory' else '/'}.* on 2026-11-22.*continue there: --state "
     with pytest.raises(StateMoved, match=said):
         use_state(left)
     with pytest.raises(StateMoved, match=said):
@@ -325,7 +325,7 @@ def test_shown_as_a_table_and_as_json(
     ):
         assert 2 == run([*command.split(), "--state", str(state), "--json"])
         error = json.loads(capsys.readouterr().out)["error"]
-        assert ("moved", f"go on there: --state {tmp_path / 'to'}") == (error["kind"], error["hint"])
+        assert ("moved", f"continue there: --state {tmp_path / 'to'}") == (error["kind"], error["hint"])
 
 
 def a_dump(user: str, users: int = 2, each: int = 8) -> list[str]:
