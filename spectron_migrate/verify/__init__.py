@@ -1,1 +1,1 @@
-"""dual-verify: did every memory arrive, does anything leak, does Spectron find what Mem0 finds, and if not, why."""
+"""dual-verify: checks that every memory arrived, that nothing leaks, and that Spectron finds what Mem0 finds."""

@@ -1,4 +1,4 @@
-"""What a person accepted at the gates of the cutover, as verification counts it."""
+"""Memories that a person accepted at the gates of the cutover count as accepted in verification too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spectron_migrate.verify.options import VerifyOptions
 
 
 def with_acceptances(options: VerifyOptions, store: Path | StateStore, ledger: Ledger) -> VerifyOptions:
-    """The options with the memories that the journal in this directory accepts, for what the ledger says of them now.
+    """The options, with the memories that the journal of this state accepts for what the ledger says of them now.
 
     Raises InputError for a journal that cannot be read.
     """

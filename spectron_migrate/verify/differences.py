@@ -1,4 +1,4 @@
-"""Why a memory that Mem0 finds is not among Spectron's first hits: each reason is looked up, never guessed."""
+"""Finds out why a memory that Mem0 finds is not among Spectron's first hits. Reasons are looked up, never guessed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DifferenceReason = Literal[
 ]
 
 AGAINST: tuple[DifferenceReason, ...] = ("lost", "unexplained", "superseded_wrongly")
-"""Only these count against Spectron."""
+"""The only reasons that count against Spectron."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Difference:
     texts: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Json]:
-        """As the JSON report holds it, texts included."""
+        """The form in the JSON report, texts included."""
         return {
             "id": self.mem0_id,
             "why": self.why,
@@ -73,11 +73,11 @@ class SpectronRanks:
     ranks: Mapping[str, int]
     """Mem0 id -> rank."""
     shared: Mapping[str, int]
-    """Attribute id -> rank, for hits that come from several memories."""
+    """Attribute id -> rank, for hits that were made from several memories."""
 
 
 class Explainer:
-    """Finds the reason of a difference, asking the server only if nothing else answers."""
+    """Finds the reason for a difference, and asks the server only if nothing else shows it."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Explainer:
         *,
         now: datetime,
     ) -> None:
-        """`now` decides which memories have expired."""
+        """`now`: the time by which memories count as expired."""
         self._work = work
         self._api = api
         self._histories = histories
@@ -160,7 +160,7 @@ class Explainer:
         return self._frequencies[1]
 
     async def _expiring(self, fact: StoredMemory, found: Difference) -> Difference:
-        """Expiry explains more than a rank does; a lost memory is explained only by an expiry that has passed."""
+        """Expiry explains more than a rank does. A lost memory is explained only by an expiry in the past."""
         expiry = expiry_of(fact, self._now)
         if found.why == "lost":
             return replace(found, why="expiring", detail=str(expiry)) if expiry is not None and expiry.over else found

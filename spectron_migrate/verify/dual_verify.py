@@ -50,7 +50,7 @@ from spectron_migrate.verify.workspace import Workspace
 __all__ = ["VerifySummary", "run_dual_verify"]
 
 RESUMABLE_FOR = timedelta(hours=12)
-"""A stopped run that began earlier is not resumed: its findings are too old."""
+"""A stopped run that is older than this is not resumed, because its findings are too old."""
 RECALL_IN_FLIGHT = 4
 """Recall is timed, so few queries are in flight at once."""
 
@@ -69,9 +69,9 @@ async def run_dual_verify(
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     rng: Random | None = None,
 ) -> VerifySummary:
-    """Verify what the ledger wrote; resumes a run that was stopped.
+    """Verify what this ledger wrote; resumes a run that was stopped.
 
-    `dump` is the replayed dump or a newer one; without it only the ledger says what should be in Spectron. `state` is
+    `dump` is the replayed dump or a newer one. Without it, only the ledger says what should be in Spectron. `state` is
     for the report, and its directory for the workspace (default: that of the ledger). `clock` is monotonic, in seconds.
 
     Raises InputError if there is nothing to verify, WrongLedger for a ledger of another context, source or server,
@@ -108,7 +108,7 @@ async def run_dual_verify(
 
 
 def _history_of(store: StateStore, summary: VerifySummary, uncertain: Uncertainties) -> dict[str, Json]:
-    """What the report says beside what was measured: doubts, earlier verdicts, and steps of the cutover."""
+    """What the report contains besides measurements: uncertainties, earlier verdicts, and steps of the cutover."""
     return {
         "uncertain": uncertain.to_json(texts=False),
         "past": read_past(store, summary.report["migration"]),
@@ -120,8 +120,8 @@ def _history_of(store: StateStore, summary: VerifySummary, uncertain: Uncertaint
 
 
 def _keep_report(store: StateStore, summary: VerifySummary, options: VerifyOptions) -> str:
-    """Keep the report in the state; its name there."""
-    # The cutover gates must not take a verdict about some users for one about all of them.
+    """Store the report in the state; returns its name there."""
+    # The gates of the cutover must not mistake a verdict about some users for one about all of them.
     kept = LAST_REPORT_OF_SOME if options.filters else LAST_REPORT
     store.write(kept, json_report(summary.report).encode("utf-8", "backslashreplace"))
     if not options.filters:
@@ -135,7 +135,7 @@ def _state_of(ledger: Ledger) -> Path | PostgresLocation:
 
 @dataclass
 class _Run:
-    """One verification: the steps and what they share."""
+    """One verification: its steps and what they share."""
 
     work: Workspace
     api: SpectronApi
@@ -166,8 +166,8 @@ class _Run:
             return
         if self.work.replaced:
             self.reporter.info(
-                f"the verification that another version began at {self.work.replaced} begins anew: what it found is"
-                " about the ledger as that version wrote it"
+                f"the verification that another version began at {self.work.replaced} starts over, because its findings"
+                " are about the ledger as that version wrote it"
             )
         index_receipts(self.work, seed=self.options.seed, reporter=self.reporter)
         record_expectations(self.work, dump, self.mapping, self.options, reporter=self.reporter)
@@ -175,7 +175,7 @@ class _Run:
 
     async def integrity(self) -> dict[str, Json]:
         work, options = self.work, self.options
-        with suppress(MigrateError):  # whoever may not list scopes verifies without it
+        with suppress(MigrateError):  # a key that may not list scopes can still verify
             await self.api.generation()
         await check_sessions(work, self.api, in_flight=options.in_flight, reporter=self.reporter)
         traced = await check_traces(work, self.api, self.mapping.id_label, self.reporter)
@@ -278,7 +278,7 @@ def _fingerprint(
     mem0: Mem0Side | None,
     options: VerifyOptions,
 ) -> str:
-    """A digest of everything that the result depends on: a run with another digest is not resumed."""
+    """A digest of everything that the result depends on. A run with another digest is not resumed."""
     queries = [[query.text, query.ids, query.expect] for query in options.queries or ()]
     return digest(
         __version__,

@@ -1,11 +1,11 @@
-"""What should be in Spectron: each memory of the dump in its text, and its state in the ledger.
+"""What should be in Spectron: every memory of the dump, with its text there and its state in the ledger.
 
 Every memory is exactly one of: stored, carried (it is in the turn of a message, and that message is checked instead),
 missing, pending (Mem0 has another text than the ledger, or one that was not replayed), skipped, gone (deleted in Mem0).
 Only the first three say something about the migration; `pending` means that another export or replay is needed.
 
-Which of two texts is the newer one is decided by replay. Verification does not decide it again by the same rule:
-where dump and ledger differ, the memory is pending.
+Replay decides which of two texts is newer. Verification does not apply that rule a second time: if the dump and the
+ledger differ, the memory is pending.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _MOST_LENSES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What should be in Spectron of one memory, and what is already known to be wrong with it."""
+    """What should be in Spectron for one memory, and what is already known to be wrong with it."""
 
     kind: str
     """stored, carried, missing, pending, skipped or gone."""
@@ -58,24 +58,24 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class ExpectationRules:
-    """What is common to all memories of a dump."""
+    """What applies to all memories of a dump."""
 
     mapping: ScopeMapping
     planned: bool
-    """Whether this very dump was planned: then a memory that the ledger lacks was left out, not added since."""
+    """Whether this very dump was planned. Then a memory that the ledger lacks was left out, and is not new."""
     began: str | None
     """When the scan of the dump began; None if unknown."""
     accepted: frozenset[str]
     """Mem0 ids of refused memories whose absence a person has accepted."""
     accepted_moved: frozenset[str] = frozenset()
-    """Mem0 ids of memories that a person lets stay where they were sent."""
+    """Mem0 ids of moved memories that a person has accepted where they were sent."""
     is_last: bool = False
-    """Whether nothing was planned after this dump: then nothing has shown since that a memory of it is gone."""
+    """Whether nothing was planned after this dump, so that no later scan can show that one of its memories is gone."""
     lenses: dict[tuple[str | None, ...], Lens | None] = field(default_factory=dict, compare=False)
-    """Those of owners that were asked for lately: most owners have many memories."""
+    """Recently used lenses by owner, because most owners have many memories."""
 
     def lens_of(self, memory: Memory) -> Lens | None:
-        """The lens of the memory's owners; None if none is servable."""
+        """The lens of the memory's owners; None if there is none that can be served."""
         owners = (memory.user_id, memory.agent_id, memory.app_id, memory.run_id)
         if owners not in self.lenses:
             if len(self.lenses) >= _MOST_LENSES:
@@ -85,7 +85,7 @@ class ExpectationRules:
 
 
 def index_receipts(work: Workspace, *, seed: int, reporter: Reporter) -> None:
-    """Note every stored version of the ledger in the workspace."""
+    """Record every stored version of the ledger in the workspace."""
     reporter.stage("read the ledger")
     with work.change():
         for row in receipts.receipts(work.ledger):
@@ -112,16 +112,17 @@ def expectation_of(
 ) -> Expectation:
     """The expectation of a memory of the dump; `last` is the newest version that the ledger knows.
 
-    `is_decided_older`: a person said that Mem0's text is older than that one, which then is the one to find.
+    `is_decided_older`: a person said that Mem0's text is the older one, so that `last` is the text to find.
     """
     if last is not None and last.tombstoned_at is not None:
         if rules.began is None:
             return Expectation("pending", "deleted in Mem0 by the ledger, and this file does not say when it was read")
         if rules.began <= last.tombstoned_at and rules.is_last:
-            # By the clocks it was deleted after this reading, and no reading came after it: one of them is wrong.
+            # By the clocks it was deleted after this reading, but there was no later reading: one of the clocks is
+            # wrong.
             return Expectation("pending", "deleted in Mem0 by the ledger, and the last dump that was planned has it")
         if rules.began <= last.tombstoned_at:
-            return _gone(memory.id, last)  # an older scan cannot bring back what a newer one found deleted
+            return _gone(memory.id, last)  # an older scan cannot bring back a memory that a newer one found deleted
     mapped = rules.mapping.map_memory(memory)
     stored = last is not None and last.any_stored
     if isinstance(mapped, Skipped):
@@ -160,9 +161,9 @@ _UNSENT = {
     "skipped": "skipped in the ledger",
 }
 SENT_BY_A_REPLAY = (_UNSENT["planned"], _UNSENT["intended"], _NEVER_PLANNED)
-"""How the reasons begin why a memory is missing that the next replay sends or decides."""
+"""Starts of reasons for a missing memory that the next replay sends or decides."""
 FOR_A_PERSON = (_UNSENT["refused"], _UNSENT["undecidable"])
-"""How the reasons begin why a memory is missing that a person has to decide, or to mend first."""
+"""Starts of reasons for a missing memory about which a person has to decide or do something first."""
 
 
 def _status(reason: str | None) -> str:
@@ -172,7 +173,7 @@ def _status(reason: str | None) -> str:
 
 
 def lens_of(owners: dict[str, str], mapping: ScopeMapping) -> Lens | None:
-    """The lens through which an application would search for a memory of these owners; None if none is servable."""
+    """The lens through which an application would search for a memory of these owners; None if none can be served."""
     for names in (("user_id",), ("user_id", "agent_id"), ("agent_id",), ("app_id",), ("run_id",)):
         if names[0] in owners and all(name in owners for name in names):
             try:
@@ -255,7 +256,7 @@ def _stale(mem0_id: str, reason: str) -> tuple[Finding, ...]:
 
 
 def _other_text(mem0_id: str, last: LastVersion, began: str | None) -> Expectation:
-    """Mem0's text is not the ledger's newest: never counted as stored, whichever of them the replay took for newer."""
+    """Mem0's text is not the ledger's newest. Then the memory is never stored, whichever text is newer for replay."""
     if began is not None and began <= last.recorded_at:
         return Expectation("pending", "the ledger has another text of it, recorded after this dump was read")
     findings = _stale(mem0_id, "its text in Mem0 is another") if last.any_stored else ()
@@ -263,7 +264,7 @@ def _other_text(mem0_id: str, last: LastVersion, began: str | None) -> Expectati
 
 
 def _sent_otherwise(last: LastVersion, memory: Memory) -> tuple[Finding, ...]:
-    """Mem0's text compared with the text that was sent, word for word; digests are the writer's own record."""
+    """Compare Mem0's text with the text that was sent, word for word, because digests are the writer's own record."""
     if same_text(last.text, memory.memory):
         return ()
     texts = {"written": memory.memory, "found": last.text}
@@ -285,7 +286,7 @@ def _misplaced(memory: Memory, last: LastVersion, mapped: Placement, rules: Expe
 
 @lru_cache(_MOST_LENSES)
 def _spelled(selector: Selector) -> str:
-    """As the ledger spells it; most selectors have many memories."""
+    """As the ledger spells it. Cached, because most selectors have many memories."""
     return canonical_json(selector)
 
 
@@ -307,7 +308,7 @@ def _same_source(ledger: Ledger, dump: Dump) -> None:
 
 
 class _Batches:
-    """Records expectations, many in one transaction."""
+    """Records expectations, many in a transaction."""
 
     def __init__(self, work: Workspace) -> None:
         self._work = work
@@ -326,7 +327,7 @@ class _Batches:
 
 
 def _pages(values: Iterable[T]) -> Iterator[list[T]]:
-    """As many values at a time as the ledger is asked for at once."""
+    """The values in groups of the size that the ledger can be asked for at once."""
     left = iter(values)
     while page := list(islice(left, memories.AT_ONCE)):
         yield page

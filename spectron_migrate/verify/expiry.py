@@ -1,7 +1,7 @@
-"""When memories expire: Spectron keeps the category `context` for seven days from the known time (pure).
+"""When memories expire: Spectron keeps those of category `context` for seven days from their known time (pure).
 
-A memory has the category that it was written with. A fact extracted from it has its own category, which the server
-reports beside the value.
+A memory has the category that it was written with. A fact extracted from it has a category of its own, which the server
+reports with the value.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Expiry:
     """None if the seven days begin at a time that only the server knows."""
     over: bool
     seen: bool = True
-    """False if it is merely absent: it may have expired or been forgotten."""
+    """False if it is only absent: it may have expired or been forgotten."""
 
     def __str__(self) -> str:
         if not self.seen:
@@ -46,7 +46,7 @@ def expiry_of(fact: StoredMemory, now: datetime) -> Expiry | None:
 
 
 def expiry_of_facts(fact: StoredMemory, values: Iterable[EntityValue], now: datetime) -> Expiry | None:
-    """When the first of the facts extracted from a memory expires, by the server's values."""
+    """When the first fact extracted from a memory expires, by the server's values."""
     mine = set(fact.ids)
     ends = [
         _expiry("its fact", value.known_at, now)

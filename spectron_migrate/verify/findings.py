@@ -1,4 +1,4 @@
-"""What a verification finds wrong."""
+"""The findings of a verification: what it found wrong."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Layer = Literal["present", "recallable", "traced", "supersession", "isolation", 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, with the memory that it concerns if that is known."""
+    """One thing that is wrong, with the memory concerned if that is known."""
 
     kind: FindingKind
     mem0_id: str | None
@@ -42,6 +42,6 @@ class Finding:
     """Texts by role, such as `written` and `found`; only reports that may hold texts show them."""
 
     def to_json(self) -> dict[str, Json]:
-        """As the JSON report holds it, texts included."""
+        """The form in the JSON report, texts included."""
         body: dict[str, Json] = {"kind": self.kind, "id": self.mem0_id, "reason": self.reason, "where": self.where}
         return body | ({"texts": dict(self.texts)} if self.texts else {})

@@ -1,9 +1,8 @@
-"""The order of the turns of a session by the times that Mem0 gave, as a check that shares no rule with the writer.
+"""Checks the order of a session's turns by the times that Mem0 gave. The check shares no rule with the writer.
 
-The writer sorts by `records.order_key`, and `integrity` compares with that key. Here nothing counts but `created_at`
-and `updated_at` as Mem0 has them: the text came to be no earlier than the first and no later than the second. Two
-memories of which that does not show which is the newer one are not compared, and neither are times with and without a
-zone.
+The writer sorts by `records.order_key`, and `integrity` compares with that key. Here only Mem0's own `created_at` and
+`updated_at` count: the text came to be no earlier than the first and no later than the second. If that does not show
+which of two memories is newer, they are not compared. Neither are times with and without a zone.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ NAMES = ("created_at", "updated_at")
 
 @dataclass(frozen=True, slots=True)
 class GivenTimes:
-    """When the text of a memory came to be: between these two moments."""
+    """The two moments between which the text of a memory came to be."""
 
     earliest: datetime
     latest: datetime
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], read_at: datetime) -> GivenTimes | None:
-        """As a record of the dump has them; None if they do not say it, or are later than the reading itself."""
+        """The times in a record of the dump; None if they are missing, or later than the reading itself."""
         if record.get("text_at_source") not in NAMES:
             return None
         given: dict[str, Any] = {name: record.get(name) for name in NAMES} | _as_given(record)
@@ -39,13 +38,13 @@ class GivenTimes:
             times = [datetime.fromisoformat(given[name]) for name in NAMES if given[name] is not None]
             found = cls(min(times), max(times))
             is_plausible = found.earliest.year > 1970 and _in_utc(found.latest) <= read_at
-        except (ValueError, TypeError, OverflowError):  # no ISO 8601, or one with and one without a zone
+        except (ValueError, TypeError, OverflowError):  # not ISO 8601, or one with and one without a zone
             return None
         return found if is_plausible else None
 
 
 def times_of(ledger: Ledger, facts: Sequence[int]) -> dict[int, GivenTimes]:
-    """The times of those facts that are the newest version of their memory, as far as Mem0's times show them."""
+    """The times of those facts that are the newest version of their memory, as far as Mem0 has them."""
     found = {
         fact: GivenTimes.of_record(record, datetime.fromisoformat(read_at))
         for fact, record, read_at in fields_given(ledger, facts, (*NAMES, "text_at_source", "extra"))
@@ -56,7 +55,7 @@ def times_of(ledger: Ledger, facts: Sequence[int]) -> dict[int, GivenTimes]:
 def older_over_newer(
     turns: Iterable[tuple[StoredMemory, Turn]], times: Mapping[int, GivenTimes], where: str
 ) -> list[Finding]:
-    """Memories that came to be before another one of the session, and were written after it, with extraction."""
+    """Memories that are older than another one of their session, but were written after it, with extraction."""
     findings: list[Finding] = []
     newest: dict[bool, tuple[GivenTimes, str]] = {}
     for fact, turn in sorted(turns, key=lambda pair: pair[1].seq):
@@ -74,7 +73,7 @@ def older_over_newer(
 
 
 def _as_given(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Times that were kept as they were given, because their conversion assumed something."""
+    """Times as they were given, for those whose conversion needed an assumption."""
     kept = (record.get("extra") or {}).get("as_given") or {}
     return {name: kept[name] for name in NAMES if name in kept}
 

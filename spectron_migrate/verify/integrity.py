@@ -1,7 +1,8 @@
-"""Whether every memory is present once, word for word and in order: lists each of our sessions and compares.
+"""Checks that every memory is present once, word for word and in order: lists each of our sessions and compares.
 
-Turns are matched by the ids that receipts claim, not by text. A session with findings is listed a second time, against
-the ledger as it is then, and only findings that occur both times count: a live system changes in between.
+Turns are matched by the ids that receipts claim, not by text. A session with findings is listed a second time, and
+compared with the ledger as it is then. Only findings that occur both times count, because a live system changes in
+between.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace
 
 GONE = ("its turn is not listed", "its session lists no turns")
-"""How the reasons begin why a memory is missing that was confirmed and is no longer there."""
+"""Starts of reasons for a missing memory that was confirmed and is no longer there."""
 _MASK = re.compile(r"\[[A-Z][A-Z_ ]+\]|<[A-Z][A-Z_ ]+>|\*{3,}|█+|\bREDACTED\b", re.IGNORECASE)
 
 
@@ -39,13 +40,14 @@ class SessionListing:
     shows_roles: bool = False
     """Whether the server shows the role of every turn, as the API says since 0.2.1."""
     times: Mapping[int, GivenTimes] = field(default_factory=dict)
-    """When the texts of facts came to be by Mem0's own times, by the facts' numbers; only of a `full` session."""
+    """For a `full` session: when the texts of facts came to be, by Mem0's own times; the key is the fact's number."""
 
 
 async def check_sessions(work: Workspace, api: SpectronApi, *, in_flight: int, reporter: Reporter) -> None:
-    """List each of our sessions, those with findings twice; findings go into the workspace.
+    """List each of our sessions, and those with findings twice.
 
-    Raises KeyRefused or Unreachable: a memory that cannot be read is never called missing.
+    Findings go into the workspace. Raises KeyRefused or Unreachable, because a memory that cannot be read must never be
+    called missing.
     """
     reporter.stage("turns", work.count_sessions())
 
@@ -79,7 +81,7 @@ def findings_of(listing: SessionListing) -> list[Finding]:
 
 
 def is_masked(found: str, written: str) -> bool:
-    """Whether the server masked a part of the text, as it does where redaction is on."""
+    """Whether the server masked a part of the text, as it does if redaction is on."""
     return _MASK.search(found) is not None and _MASK.search(written) is None
 
 
@@ -127,9 +129,10 @@ def _unclaimed(listing: SessionListing) -> list[Finding]:
 
 
 def _out_of_order(listing: SessionListing, by_id: dict[str, Turn]) -> list[Finding]:
-    """In a `full` session `seq` must rise with the order key; names the fewest memories that break that order.
+    """In a `full` session `seq` must rise with the order key.
 
-    Where it does, the order is compared with Mem0's own times as well: the order key is the writer's.
+    Names the fewest memories that break that order. If it rises, the order is also compared with Mem0's own times,
+    because the order key is the writer's.
     """
     if listing.session.infer != "full":
         return []
@@ -159,7 +162,7 @@ async def _list(work: Workspace, api: SpectronApi, session: OurSession) -> Sessi
 
 
 def _doubled_elsewhere(work: Workspace, finding: Finding, scope: int) -> Finding:
-    """A foreign turn may be the copy of a memory that was written to another session of the same scope."""
+    """The memory of which a foreign turn may be a copy, written to another session of the same scope."""
     if finding.kind != "foreign":
         return finding
     same = next((fact for fact in work.with_text(finding.texts["found"]) if fact.scope == scope), None)

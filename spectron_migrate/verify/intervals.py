@@ -11,12 +11,12 @@ from typing import Literal
 from spectron_migrate.quantiles import t_quantile
 
 USERS_TO_RESAMPLE = 30
-"""With at least this many users an interval generalises to users; with fewer, to further queries of these users."""
+"""With at least this many users, an interval generalises to users; with fewer, to further queries of the same users."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with its two-sided confidence interval, and the units that it generalises to."""
+    """A mean with its two-sided confidence interval, and what it generalises to."""
 
     mean: float
     low: float
@@ -28,7 +28,7 @@ class Interval:
 
 
 def most_of_none(n: int, *, confidence: float = 0.95) -> float:
-    """The largest share (0 to 1) of which a sample of `n` without a single case can be (exact binomial)."""
+    """The largest share (0 to 1) that is compatible with a sample of `n` without any case (exact binomial)."""
     return -math.expm1(math.log1p(-confidence) / n)
 
 
@@ -44,7 +44,7 @@ def paired_interval(
 
     A sample without a single loss does not prove that there are none. So both intervals are widened by two
     pseudo-observations, one at +1 and one at -1 (Bonett and Price, 2012, for paired shares; the mean is unchanged).
-    Without them hundreds of equal answers would give an interval of zero width.
+    Without these, hundreds of equal answers would give an interval of zero width.
     """
     groups = [list(values) for values in differences.values() if values]
     if not groups:

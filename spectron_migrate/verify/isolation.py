@@ -1,6 +1,7 @@
-"""Whether users see each other's memories: the same query through the owner's lens and through another reader's.
+"""Checks whether users see each other's memories: sends a query through the owner's lens and another reader's.
 
-Here pairs of scopes are asked both ways, by words and by meaning; `other_lenses` asks for every memory once.
+This module tries pairs of scopes in both directions, by words and by meaning; `other_lenses` asks for every memory
+once.
 
 A leak is a hit that came from a memory of scope A and appears in B's lens, although B's lens covers no memory that
 it could have come from. An equal text or a shared entity alone is no leak: the query is repeated with words that only
@@ -30,16 +31,16 @@ from spectron_migrate.verify.workspace import Workspace
 MEMORIES_PER_DIRECTION = 3
 """Memories of A that are searched for in each direction of a pair."""
 EDITED_PERCENT = 85.0
-"""A passage at least so like a memory (rapidfuzz ratio, 0-100), and no other's, counts as made of it."""
+"""A passage this much like a memory (rapidfuzz ratio, 0-100), and less like any other, counts as made from it."""
 MOST_COMPARED = 20
-"""Passages that no receipt names and that are compared with all memories, in one verification."""
+"""The most passages without a receipt that are compared with all memories in one verification."""
 _LONG_QUERY = 48
-"""Words of a query that is to tell whether a suspect is a leak."""
+"""How many words a query has that decides whether a suspect is a leak."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScopeReader:
-    """A scope, and the lens through which its owner searches."""
+    """A scope, with the lens through which its owner searches."""
 
     scope: int
     selector: Selector
@@ -47,7 +48,7 @@ class ScopeReader:
 
     @property
     def name(self) -> str:
-        """For reports."""
+        """The scope's name, for reports."""
         return selector_text(self.selector)
 
 
@@ -58,7 +59,7 @@ class Suspicion:
     fact: StoredMemory
     hit: Hit
     certain: bool
-    """Whether a receipt names the hit; not only an equal text or a shared entity."""
+    """Whether a receipt names the hit, rather than only an equal text or a shared entity."""
 
 
 async def check_isolation(
@@ -136,14 +137,15 @@ def _separate(left: ScopeReader, right: ScopeReader) -> bool:
 async def _search_as_other(
     work: Workspace, api: SpectronApi, *, owner: ScopeReader, other: ScopeReader
 ) -> list[Finding]:
-    """Search for memories of `owner` first through its own lens, then with the same words through `other`'s."""
+    """Search for memories of `owner` through its own lens first, then with the same words through `other`'s."""
     own_words = WordFrequencies(work.texts_of(owner.scope))
     other_words = words_seen_by(work, other)
     found: dict[tuple[str, str], Finding] = {}
     for fact in list(work.facts_of(owner.scope, only_expected=True, limit=MEMORIES_PER_DIRECTION)):
         query = " ".join(own_words.rarest(fact.text)) or fact.text
         for mode in ("hybrid", "bm25"):
-            # The owner must ask first: a cache shared across scopes then answers the other with the owner's hits.
+            # The owner must ask first, so that a cache shared across scopes would answer the other with the owner's
+            # hits.
             await ask(work, api, query, owner.lens, mode)
             hits = await ask(work, api, query, other.lens, mode)
             for suspicion in suspicions(work, hits, fact, other):
@@ -153,7 +155,7 @@ async def _search_as_other(
 
 
 def words_seen_by(work: Workspace, reader: ScopeReader) -> Callable[[], WordFrequencies]:
-    """The words of everything that a reader's lens covers, counted when they are first needed."""
+    """The words of everything that a reader's lens covers; counted when first needed."""
     return cache(lambda: WordFrequencies(_texts_covered(work, reader.lens)))
 
 
@@ -185,9 +187,9 @@ def suspicions(work: Workspace, hits: Sequence[Hit], fact: StoredMemory, other: 
 
 
 def _edited(work: Workspace, piece: str, other: ScopeReader) -> list[StoredMemory]:
-    """The memory that a passage which no receipt names is most like, if it is nearly its text and not `other`'s.
+    """The memory that a passage without a receipt nearly equals, if it is not nearer to one of `other`'s.
 
-    Only in a scope that this migration made: in another one somebody else may say nearly the same.
+    Only in scopes that this migration made, because elsewhere somebody else may say nearly the same.
     """
     from rapidfuzz import fuzz
 
@@ -213,7 +215,7 @@ async def settle(
     other: ScopeReader,
     other_words: Callable[[], WordFrequencies],
 ) -> Finding:
-    """A leak or only a suspect: an uncertain hit is searched for again with words that `other` does not have."""
+    """Decide about a suspicion: an uncertain hit is searched for again with words that `other` does not have."""
     fact, hit = suspicion.fact, suspicion.hit
     where = f"written to {selector_text(fact.selector)}, seen by a reader of {other.name}"
     texts = {"written": fact.text, "seen": hit.text}

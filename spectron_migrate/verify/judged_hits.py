@@ -1,4 +1,4 @@
-"""Which memory each hit of Spectron is, and whether an application would be shown it."""
+"""Decides which memory each hit of Spectron is, and whether an application would be shown it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace
 
 _WHOLE_LENS = 5000
-"""Hits are compared with all memories of a lens up to this number; beyond it only with those that ids or texts name."""
+"""Hits are compared with all memories of a lens up to this number.
+
+If it has more, only with those that ids or texts name.
+"""
 _CACHED = 20_000
-"""Memories that are kept for the next query."""
+"""How many memories are kept for the next query."""
 
 _Memories = tuple[MemoryIndex, dict[str, StoredMemory]]
-"""Memories to compare hits with, and each by its key in the candidates."""
+"""Memories to compare hits with, and each memory by its key in the candidates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class JudgedHit:
     source: str
     fact: StoredMemory | None
     note: str
-    """How the memory was recognised, or why the hit is none."""
+    """How the memory was recognised, or why the hit is no memory."""
     dropped: str
     """Why the application is not shown it: `stale` or `run`; else empty."""
 
@@ -59,9 +62,9 @@ class HitJudge:
         return judged
 
     def _memories_for(self, hits: Sequence[Hit], lens: Selector) -> _Memories:
-        """Memories of the lens: those that the hits name, if no other can be a hit; else all, if they are not too many.
+        """Memories to compare with: those that the hits name, if no other can be a hit; else all, if not too many.
 
-        Most answers name a memory with every hit, and are then judged without reading the others.
+        In most answers every hit names a memory, so that the others need not be read.
         """
         cached = self._cached.get(lens)
         if cached is not None:
@@ -78,13 +81,13 @@ class HitJudge:
         return self._whole(lens) or self._named(rows, hits, lens)
 
     def _named(self, rows: Sequence[str], hits: Iterable[Hit], lens: Selector) -> _Memories:
-        """The memories of the lens that were made into some rows, and those with the texts of some hits."""
+        """The memories of the lens that rows were made from, and those with the texts of hits."""
         owners = [fact for facts in self._work.owners_of_each(rows).values() for fact in facts]
         same = [fact for hit in hits for fact in self._work.with_text(hit.text)]
         return self._memories(fact for fact in (*owners, *same) if covers(lens, fact.selector))
 
     def _whole(self, lens: Selector) -> _Memories | None:
-        """All memories that the lens covers; None if they are too many."""
+        """All memories that the lens covers; None if there are too many."""
         if lens in self._too_large:
             return None
         facts: list[StoredMemory] = []
@@ -99,7 +102,7 @@ class HitJudge:
         return self._cached[lens]
 
     def _memories(self, facts: Iterable[StoredMemory]) -> _Memories:
-        """Keyed by number, not by Mem0 id: versions of one memory must stay distinct."""
+        """Keyed by number, not by Mem0 id, because versions of one memory must stay distinct."""
         by_key = {str(fact.no): fact for fact in facts}
         traced = self._work.traced_rows([fact.no for fact in by_key.values()])
         known = (

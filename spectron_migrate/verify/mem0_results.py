@@ -1,4 +1,4 @@
-"""Saved answers in place of Mem0: recorded elsewhere, or in the report of an earlier dual-verify."""
+"""Saved answers in place of Mem0, recorded elsewhere or in the report of an earlier dual-verify."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _report(text: str) -> dict[str, Json] | None:
 
 
 def _of_report(path: Path, report: dict[str, Json]) -> tuple[str, list[tuple[str, Json]]]:
-    """Which Mem0 answered, and its answers; a query that was asked twice occurs twice."""
+    """Which Mem0 answered, and its answers. A query that was asked twice occurs twice."""
     rows: list[tuple[str, Json]] = []
     try:
         mem0 = (report["measured"]["recall"] or {}).get("mem0")

@@ -17,12 +17,12 @@ _SIDES = ("mem0", "spectron")
 
 @dataclass
 class Metrics:
-    """Accumulates answers one by one; it keeps numbers only, no texts."""
+    """Accumulates answers one by one. It keeps only numbers, no texts."""
 
     queries: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     not_servable: Counter[str] = field(default_factory=Counter)
-    """Queries that no lens can serve, by the reason that the mapping gives."""
+    """Queries that no lens can serve, by the mapping's reason."""
     excused: Counter[str] = field(default_factory=Counter)
     """Queries that are not compared, by reason."""
     explained: Counter[str] = field(default_factory=Counter)
@@ -34,7 +34,7 @@ class Metrics:
     _values: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     """System -> measure -> one value per answer."""
     _agreements: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """Overlap and RBO of both answers; with the prefix `noise_`, of Mem0 asked twice."""
+    """Overlap and RBO of both answers; with the prefix `noise_`, those of Mem0 when it is asked twice."""
     _differences: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """Owner -> success of Spectron minus success of Mem0, per query."""
     _successes: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
@@ -73,7 +73,7 @@ class Metrics:
             return
         mem0, spectron = (measures.get(side) for side in _SIDES)
         if mem0 is None and answer.get("mem0") is not None:
-            return  # Mem0 did not answer: nothing is compared
+            return  # Mem0 did not answer, so nothing is compared
         for side, values in (("mem0", mem0), ("spectron", spectron), ("word_overlap", measures.get("word_overlap"))):
             for name, value in (values or {}).items():
                 self._values[side][name].append(value)
@@ -82,7 +82,7 @@ class Metrics:
             self._successes[answer["owner"]].append((mem0["success"], spectron["success"]))
 
     def to_json(self, *, margin: float, everything: bool) -> dict[str, Json]:
-        """All measures; `everything`: the queries were generated from every memory, so nothing was sampled."""
+        """All measures. `everything`: the queries were generated from every memory, so nothing was sampled."""
         interval = (
             paired_interval(self._differences, everything=everything) if any(self._differences.values()) else None
         )

@@ -11,11 +11,11 @@ from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace
 
 NEAR_PERCENT = 90.0
-"""Texts with at least this rapidfuzz ratio (0-100) and the same digits are near-duplicates: Spectron may fold them."""
+"""Texts with at least this rapidfuzz ratio (0-100) and the same digits are near-duplicates, which Spectron may fold."""
 SCANNED = 5000
-"""At most this many memories of a scope are compared."""
+"""The most memories of a scope that are compared."""
 _CACHED = 20_000
-"""Texts that are kept for the next question about their scope."""
+"""How many texts are kept for the next question about their scope."""
 _DIGITS = re.compile(r"\d+")
 
 
@@ -26,7 +26,7 @@ class _TextGroup:
     ids: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     are_plain: bool = False
-    """Whether the texts were made `plain`: only those of groups that are asked for are."""
+    """Whether the texts were made `plain`, which is done only for groups that are asked for."""
 
     def plain_texts(self) -> list[str]:
         if not self.are_plain:

@@ -8,7 +8,7 @@ from pathlib import Path
 from spectron_migrate.records import Filters, Json
 
 SOURCE = "mem0-migration-verify"
-"""Marks our queries on the server, because recall reinforces what it finds."""
+"""Marks our queries on the server, because recall reinforces the memories that it finds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Query:
 
     @property
     def owner(self) -> str:
-        """The user (or agent, or run) that asks: the unit that resampling draws."""
+        """The user (or agent, or run) that asks: the unit over which intervals are computed."""
         return self.user_id or self.agent_id or self.run_id or ""
 
 
@@ -47,23 +47,23 @@ class VerifyOptions:
     seed: int = 0
     top_k: int = 5
     margin: float = 0.02
-    """By how much Spectron's success@k may be lower and still count as good (a share, 0 to 1)."""
+    """How much lower Spectron's success@k may be and still count as good (a share, 0 to 1)."""
     min_overlap: float | None = None
     in_flight: int = 16
     placement_sample: int | None = None
     """How many memories are searched for in their scope; None: all."""
     pairs: int = 25
-    """Pairs of scopes that the isolation test tries."""
+    """How many pairs of scopes the isolation test tries."""
     corrections: int = 200
-    """Memories whose entity histories are checked for supersession."""
+    """For how many memories the entity histories are checked for supersession."""
     noise_queries: int = 20
-    """Queries that Mem0 is asked twice, to measure how much it differs from itself."""
+    """How many queries Mem0 is asked twice, to measure how much it differs from itself."""
     accepted: frozenset[str] = frozenset()
     """Mem0 ids of refused memories whose absence a person has accepted."""
     accepted_moved: frozenset[str] = frozenset()
-    """Mem0 ids of memories that a person lets stay where they were sent, though Mem0 has them under other ids now."""
+    """Mem0 ids of moved memories that a person has accepted where they were sent. Mem0 has them under other ids now."""
     accepted_gates: frozenset[str] = frozenset()
-    """Gates that pass whatever they show now (those in `verdict.ACCEPTABLE`)."""
+    """Gates (of `verdict.ACCEPTABLE`) that a person has accepted, whatever they show now."""
     report_texts: bool = False
     reports: tuple[Path, ...] = ()
 

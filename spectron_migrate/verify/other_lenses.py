@@ -1,6 +1,6 @@
-"""Whether any memory is visible in a lens that must not see it: each is asked for once in another reader's lens.
+"""Checks that no memory is visible in a lens that must not see it: asks for each once in another reader's lens.
 
-Pairs of scopes (`isolation`) find a server that confuses scopes; one memory that leaked they find by chance alone.
+Pairs of scopes (`isolation`) find a server that confuses scopes, but a single leaked memory only by chance.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace
 
 _PART = 2000
-"""Letters of a long text for which one question is asked."""
+"""One question is asked for each piece of this many characters of a long text."""
 _KNOWN = 500_000
-"""Ids of hits that are kept because a reader may see them."""
+"""How many ids of hits that a reader may see are remembered."""
 
 _Question = tuple[StoredMemory, list[str], ScopeReader]
 """A memory, queries that name it, and a reader that must not see it."""
@@ -40,8 +40,8 @@ async def check_other_lenses(
 ) -> int:
     """Ask for every stored text, or those of a random sample, in the lens of a reader that must not see it.
 
-    Returns for how many it could be asked: none if no two scopes are separate. Placement has to be checked before: the
-    owner asks first, so that a cache shared across scopes answers the other reader with the owner's hits.
+    Returns for how many texts this was possible: 0 if no two scopes are separate. Check placement before: the owner has
+    to ask first, so that a cache shared across scopes would answer the other reader with the owner's hits.
     """
     others = OtherReaders(readers, rng)
     reporter.stage("other lenses", work.count_facts() if sample is None else sample)
@@ -61,20 +61,20 @@ async def check_other_lenses(
 
 
 class OtherReaders:
-    """Gives each memory of a scope another reader, in turn, so that over a sample all pairs of scopes get their turn.
+    """Assigns other readers to the memories of a scope in rotation, so that a sample covers all pairs of scopes.
 
-    Ask for the memories of one scope after the other; the same seed gives the same readers.
+    Call it for the memories of one scope after the other. The same seed gives the same readers.
     """
 
     def __init__(self, readers: Sequence[ScopeReader], rng: Random) -> None:
         self._readers = rng.sample(readers, len(readers))
         self._index = {reader.scope: index for index, reader in enumerate(self._readers)}
         self._last = (-1, 0)
-        """The scope that was asked for last, and how far from it its last reader stands."""
+        """The last scope, and the distance from it of its last reader."""
         self._known: dict[int, set[str]] = defaultdict(set)
 
     def known_to(self, reader: ScopeReader) -> set[str]:
-        """Ids of hits that this reader may see, judged before: most questions to a lens have the same answers."""
+        """Ids of hits that this reader may see, as judged before: most questions to a lens have the same answers."""
         if sum(map(len, self._known.values())) > _KNOWN:
             self._known.clear()
         return self._known[reader.scope]
@@ -105,7 +105,7 @@ def _questions(work: Workspace, others: OtherReaders, sample: int | None) -> Ite
 
 
 def _queries_for(text: str, frequencies: WordFrequencies) -> list[str]:
-    """The rarest words of a text, and of a long one those of each part."""
+    """The rarest words of a text, or of each part of a long text."""
     parts = [text[start : start + _PART] for start in range(0, len(text), _PART)]
     queries = [" ".join(frequencies.rarest(part)) for part in parts]
     return [query for query in queries if query] or [text[:_PART]]
@@ -119,10 +119,10 @@ async def _ask_as_other(
     other: ScopeReader,
     known: set[str],
 ) -> list[Finding]:
-    """Ask through the lens of a reader that must not see the memory; every hit there is judged, not only this memory's.
+    """Ask through the lens of a reader that must not see the memory, and judge every hit, not only this memory's.
 
-    By words and by meaning: the rows of a small scope are then all among the hits, whatever the words are. `known`:
-    ids that the reader may see, which are not judged again; those of this answer are added.
+    The search is by words and by meaning, so in a small scope all rows are among the hits, whatever the words are.
+    `known`: ids that the reader may see, which are not judged again; those of this answer are added.
     """
     other_words = words_seen_by(work, other)
     found: dict[tuple[str, str], Finding] = {}

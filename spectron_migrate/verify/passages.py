@@ -1,8 +1,8 @@
-"""Whether the passages that searches found are together the text of a memory, word for word (pure).
+"""Checks that the passages that searches found make up the text of a memory, word for word (pure).
 
-Spectron splits a long text into passages. How it splits is not published, so nothing here depends on it: each passage
-is a piece of the text, and the pieces cover the text from its first letter to its last; only white space may be lost
-between them. Receipts name the first passage alone.
+Spectron splits a long text into passages. How it splits is not published, so this does not depend on it. Each passage
+must be a piece of the text, and the pieces must cover the text from the first letter to the last; only white space may
+be lost between them. Receipts name only the first passage.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ from spectron_migrate.spectron.api import MAX_K
 from spectron_migrate.verify.stored_memory import StoredMemory
 
 _NOT_PASSAGES = frozenset({"attribute", "entity", "action", "turn", "section"})
-"""Hits that Spectron writes in its own words, or that are no piece of what is searched."""
+"""Kinds of hits that Spectron writes in its own words, or that are no piece of the text."""
 _TRIES = 5000
-"""Steps in search of an order of the passages that covers the text. Texts that do not repeat themselves need none."""
+"""The most steps in search of an order of passages that covers the text.
+
+A text that does not repeat itself needs none.
+"""
 _SIMILAR_PERCENT = 60.0
-"""A passage at least so like (rapidfuzz ratio, 0-100) the piece that is not found counts as that piece, altered."""
+"""A passage this much like (rapidfuzz ratio, 0-100) a piece that was not found counts as that piece, altered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A passage in its place in the text."""
+    """A passage, with its place in the text."""
 
     id: str
     text: str
@@ -38,7 +41,7 @@ def exact_form(text: str) -> str:
 
 
 class Passages:
-    """The passages of one memory, as far as the answers so far showed them."""
+    """The passages of one memory that answers have shown so far."""
 
     def __init__(self, fact: StoredMemory, is_of_another: Callable[[str], bool]) -> None:
         """`is_of_another`: whether the passage with this id belongs to another memory."""
@@ -46,16 +49,16 @@ class Passages:
         self._is_of_another = is_of_another
         self.whole = exact_form(fact.text)
         self.seen: dict[str, str] = {}
-        """Every passage of every answer, by id, in `exact_form`; those of other memories too."""
+        """Every passage of every answer, by id, in `exact_form`, including those of other memories."""
         self._ambiguous: set[str] = set()
         self._of_turn: set[str] = set()
-        """Those that name the turn of this memory."""
+        """The passages that name the turn of this memory."""
 
     def add(self, hits: Sequence[Hit]) -> None:
-        """The passages of an answer, best first.
+        """Add the passages of an answer, best first.
 
-        Where an answer had no room for more, passages with the text of its last one count even if they belong to
-        another memory, because this memory's own may stand behind them.
+        If the answer had no room for more, passages with the text of its last one count even if they belong to another
+        memory, because this memory's own may come after them.
         """
         last = exact_form(hits[-1].text) if len(hits) >= MAX_K else None
         for hit in hits:
@@ -74,7 +77,7 @@ class Passages:
         return first is not None and not (first and self.whole.startswith(first))
 
     def pieces(self) -> tuple[list[Piece], int | None]:
-        """The passages in the order of the text, up to the first letter that no passage has; None if all have one."""
+        """The passages in the order of the text, and the first letter that none of them covers, if there is one."""
         own = {
             hit_id: text
             for hit_id, text in self.seen.items()
@@ -101,7 +104,7 @@ class Passages:
         return furthest
 
     def _choices(self, own: Mapping[str, str], taken: Sequence[Piece], position: int) -> list[tuple[int, Piece]]:
-        """The passages that may come next, each with its end; the best last. Of those with equal texts, one."""
+        """The passages that may come next, each with its end, the best last. Of passages with equal texts, only one."""
         used = {piece.id for piece in taken}
         by_text = {text: hit_id for hit_id, text in own.items() if hit_id not in used}
         if position == 0 and own.get(first := self._fact.chunk_id or ""):
@@ -110,18 +113,18 @@ class Passages:
         return sorted(choices, key=lambda one: (self.whole.startswith(one[1].text, position), one[0]))
 
     def _end(self, text: str, position: int) -> int:
-        """Where the text ends that covers this position; 0 if it does not."""
+        """The end of the text if it covers this position; 0 if it does not."""
         if self.whole.startswith(text, position):
             return position + len(text)
         start = self.whole.find(text, max(0, position - len(text) + 1), position + len(text))
         return start + len(text) if 0 <= start <= position else 0
 
     def stray(self) -> str | None:
-        """A passage that names the turn of this memory and is no piece of its text."""
+        """A passage that names the turn of this memory but is no piece of its text."""
         return next((self.seen[hit_id] for hit_id in self._of_turn if self.seen[hit_id] not in self.whole), None)
 
     def altered(self, position: int) -> str | None:
-        """The passage that is most like the piece at this position, and is no piece of the text; None if none is."""
+        """The passage that is most like the piece at this position, but no piece of the text, if there is one."""
         from rapidfuzz import fuzz
 
         strange = {
@@ -134,5 +137,5 @@ class Passages:
         return best if best is not None and likeness[best] >= _SIMILAR_PERCENT else None
 
     def ids_with(self, text: str) -> set[str]:
-        """The passages with exactly this text, whosever they are."""
+        """The passages with exactly this text, whichever memory they belong to."""
         return {hit_id for hit_id, seen in self.seen.items() if seen == text}

@@ -1,4 +1,4 @@
-"""What earlier verifications of a migration found, one line each in `verdicts.jsonl`: gates and counts, no texts."""
+"""Earlier verifications of a migration, one line for each in `verdicts.jsonl`: gates and counts, no texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spectron_migrate.state.store import StateStore, store_at
 
 FILE = "verdicts.jsonl"
 MOST = 50
-"""So many are kept, the newest."""
+"""How many are kept: the newest."""
 
 
 def read_past(store: Path | StateStore, migration: str | None) -> list[dict[str, Json]]:
@@ -27,7 +27,7 @@ def read_past(store: Path | StateStore, migration: str | None) -> list[dict[str,
 
 
 def as_past(report: Mapping[str, Json]) -> dict[str, Json]:
-    """What is kept of a report."""
+    """The part of a report that is kept."""
     integrity, recall = report["measured"]["integrity"], report["measured"]["recall"]
     success = recall["metrics"]["success"] if recall else {"mem0": None, "spectron": None}
     return {

@@ -1,11 +1,11 @@
-"""Whether every memory can be found in its scope, whole and once: searches for each by its rarest words.
+"""Checks that every memory can be found in its scope, whole and once: searches for each by its rarest words.
 
 The search covers exactly the scope that the memory was written to, by words alone (bm25), over passages, with
 near-duplicates included. A memory that no wording finds there is searched for in all scopes of the migration, which
 distinguishes a memory in the wrong scope from one that cannot be found at all.
 
-What is found is compared with the text. Where a passage is only a piece of it, the words after that piece are searched
-for, until all of the text is found.
+What is found is compared with the text. If a passage is only a piece of the text, the words after that piece are
+searched for, until all of the text is found.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from spectron_migrate.verify.stored_memory import StoredMemory, selector_text
 from spectron_migrate.verify.workspace import Workspace
 
 _LONG_QUERY = 48
-"""Words of the second wording."""
+"""How many words the second wording has."""
 _PART = 300
-"""Letters from which the words are taken that should find the passage where they stand."""
+"""How many characters of a text provide the words that should find the passage there."""
 _SHARERS = 20
-"""Memories at most that are compared because they have a passage in common."""
+"""The most memories that are compared because they have a passage in common."""
 _KEPT = 1000
-"""Texts of passages whose expected number is kept."""
+"""For how many texts of passages the expected number is kept."""
 
 Presence = Literal["present", "cached", "absent"]
 """`cached`: only in an answer from a cache, which does not prove that the memory is present."""
@@ -51,7 +51,7 @@ class KeywordSearch:
     fact: StoredMemory
     words: tuple[str, ...]
     frequencies: WordFrequencies
-    """Of the memory's scope."""
+    """The selector of the memory's scope."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Wording:
 async def check_placement(
     work: Workspace, api: SpectronApi, *, sample: int | None, in_flight: int, now: datetime, reporter: Reporter
 ) -> None:
-    """Search for every current memory, or for a random sample and all whose session's scopes were not echoed.
+    """Search for every current memory, or for a random sample and for all in sessions whose scopes were not echoed.
 
     A memory that expired before `now` is `untestable` if it is not found.
     """
@@ -75,7 +75,7 @@ async def check_placement(
 
     async def check(search: KeywordSearch) -> None:
         fact = search.fact
-        is_missing = work.has_finding("missing", fact.mem0_id)  # by its turn, which is more exact
+        is_missing = work.has_finding("missing", fact.mem0_id)  # compared by its turn, which is more exact
         if not is_missing and not work.is_done("recallable", str(fact.no)):
             work.keep("recallable", str(fact.no), await placement.findings_of(search))
         reporter.advance(1)
@@ -102,7 +102,7 @@ async def search_for(
 
 
 def is_among(work: Workspace, fact: StoredMemory, hits: Sequence[Hit]) -> bool:
-    """Whether a hit is the memory: by its turn, then by the ids of the receipt; by text only if it is no other's."""
+    """Whether a hit is the memory: by its turn, then by the ids of the receipt; by text only if it is not another's."""
     own = {fact.chunk_id, fact.turn_id} - {None}
     if any(hit.turn_id in own or hit.id in own for hit in hits):
         return True
@@ -110,7 +110,7 @@ def is_among(work: Workspace, fact: StoredMemory, hits: Sequence[Hit]) -> bool:
     for hit in hits:
         found = plain(hit.text)
         if found == text or (len(found) >= PASSAGE_LETTERS and found in text):
-            # A full list of hits may have cut the memory off behind others with the same text.
+            # A full list of hits may end before the memory, after others with the same text.
             if len(hits) >= MAX_K and plain(hits[-1].text) == found:
                 return True
             others = [owner.no for owner in work.owners_of(hit.id)]
@@ -121,7 +121,10 @@ def is_among(work: Workspace, fact: StoredMemory, hits: Sequence[Hit]) -> bool:
 
 
 def wordings(fact: StoredMemory, words: Sequence[str]) -> list[Wording]:
-    """Queries for a memory, from the narrowest to the widest; the last is for a cache that answered the others."""
+    """Queries for a memory, from the narrowest to the widest.
+
+    The last one is for the case that a cache answered the others.
+    """
     many, whole = " ".join(words_of(fact.text)[:_LONG_QUERY]), fact.text[:2000]
     ordered = [
         Wording(" ".join(words), "bm25"),
@@ -151,7 +154,7 @@ class _Placement:
         self._now = now
         self._all_scopes = _all_scopes(work)
         self._expected: dict[tuple[int, str], int] = {}
-        """How often a scope should hold a passage with this text; for the newest questions."""
+        """How often a scope should hold a passage with a certain text, for the most recent questions."""
 
     async def findings_of(self, search: KeywordSearch) -> list[Finding]:
         """Whether the memory is found in its scope, whole and once."""
@@ -182,10 +185,10 @@ class _Placement:
         return Finding("misplaced", fact.mem0_id, "its own words do not find it in its scope", where, texts)
 
     async def _compare(self, search: KeywordSearch, hits: Sequence[Hit]) -> list[Finding]:
-        """Compare every passage with its piece of the text; those that were not found yet are searched for."""
+        """Compare every passage with its piece of the text, and search for those that were not found yet."""
         fact = search.fact
         if self._work.has_finding("altered", fact.mem0_id):
-            return []  # by its turn: its passages are then those of the other text
+            return []  # found by its turn, so its passages are those of the other text
         passages = Passages(fact, partial(self._is_of_another, fact))
         passages.add(hits)
         found = await self._cover(search, passages)
@@ -205,7 +208,7 @@ class _Placement:
         return [lacking] if lacking is not None else self._copies_of_pieces(fact, passages, found)
 
     async def _cover(self, search: KeywordSearch, passages: Passages) -> Sequence[Piece] | Finding:
-        """Search until the passages cover the text; the finding if they do not."""
+        """Search until the passages cover the text; returns the finding if they do not."""
         pieces, gap = passages.pieces()
         while gap is not None and not passages.first_is_wrong:
             finding = await self._search_from(search, passages, gap)
@@ -215,7 +218,7 @@ class _Placement:
         return pieces
 
     async def _lacking(self, search: KeywordSearch, passages: Passages, pieces: Sequence[Piece]) -> Finding | None:
-        """Whether several memories with a common part need more passages with a text than there are."""
+        """Check whether memories with a common part need more passages with a text than there are."""
         fact = search.fact
         for piece in pieces:
             ids = passages.ids_with(piece.text)
@@ -261,7 +264,7 @@ class _Placement:
             still = passages.pieces()[1]
             if still is None or still > gap:
                 return None
-            # A passage with all the words may stand behind fifty others that have them all too.
+            # A passage with all the words may come after fifty others that also have them all.
             hidden = hidden or (is_full and all(set(words) <= set(words_of(hit.text)) for hit in recall.hits))
         found = passages.altered(gap)
         if found is not None:
@@ -285,7 +288,7 @@ class _Placement:
             found = len(passages.ids_with(text))
             if found > needed and found > self._times_expected(fact, text, needed):
                 if self._work.has_finding("doubled", fact.mem0_id):
-                    return []  # the listing of turns has already found it
+                    return []  # the listing of turns has already shown it
                 reason = f"a passage of its text is stored {counted(found, 'time')}, more often than it was written"
                 return [Finding("doubled", fact.mem0_id, reason, where, {"found": text})]
         return []
@@ -333,7 +336,7 @@ def _copies(work: Workspace, fact: StoredMemory, hits: Sequence[Hit], where: str
     found = max(passages.values(), default=0)
     same_text = [same for same in work.with_text(fact.text) if covers(fact.selector, same.selector)]
     if any(work.has_finding("doubled", same.mem0_id) for same in same_text):
-        return []  # the listing of turns has already found it, for this memory or for one with the same text
+        return []  # the listing of turns has already shown it, for this memory or for one with the same text
     if found <= len(same_text) + work.leftovers(fact.text, fact.scope):
         return []
     reason = f"its text is stored {counted(found, 'time')}, but was written {counted(len(same_text), 'time')}"

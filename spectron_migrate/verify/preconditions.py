@@ -1,4 +1,4 @@
-"""What must hold before a memory may be called missing: right ledger, right server, a key that may read."""
+"""Checks what must hold before a memory may be called missing: right ledger, right server, a key that may read."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def check_filters(ledger: Ledger, dump: Dump | None, filters: Filters) -> None:
 
 
 async def check_server(ledger: Ledger, api: SpectronApi) -> None:
-    """Raises KeyRefused if the key may not read a scope, WrongLedger if the server never held our sessions."""
+    """Raises KeyRefused if the key may not read a scope, WrongLedger if the server never had our sessions."""
     me = await api.me()
     paths = {path for text in receipts.written_selectors(ledger) for path in _paths(text)}
     require_grant(

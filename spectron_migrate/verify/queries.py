@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _FIELDS = ("query", "user_id", "agent_id", "run_id", "expect")
 _SUFFIXES = (".txt", ".jsonl", ".csv", ".yaml", ".yml")
 _Row = tuple[str, Mapping[str, Json] | str]
-"""Its place (`file:line`) and its content."""
+"""The place of a query (`file:line`) and its content."""
 
 
 def load_queries(path: Path, *, user_id: str | None = None) -> tuple[Query, ...]:
@@ -59,7 +59,7 @@ def generate_queries(work: Workspace, n: int, rng: Random) -> tuple[Query, ...]:
             if fact.scope not in frequencies:
                 frequencies.clear()  # owners come one after the other, so one scope at a time is enough
                 frequencies[fact.scope] = WordFrequencies(work.texts_of(fact.scope))
-            memories = work.texts_in(fact.mem0_id)  # a message is asked for in the words of the memories made from it
+            memories = work.texts_in(fact.mem0_id)  # the question about a message uses the words of its memories
             known = rng.choice(memories) if memories else fact.text
             text = question_about(known, frequencies[fact.scope], rng)
             if text is not None:
@@ -68,7 +68,7 @@ def generate_queries(work: Workspace, n: int, rng: Random) -> tuple[Query, ...]:
 
 
 def _shares(owners: list[tuple[str, int]], n: int, rng: Random) -> list[tuple[str, int]]:
-    """How many queries each owner gets: as equal as the number of memories allows, the remainder drawn at random."""
+    """How many queries each owner gets: as evenly as the number of memories allows, the remainder at random."""
     remaining = {owner: count for owner, count in owners if owner}
     shares = dict.fromkeys(remaining, 0)
     while n > 0 and remaining:

@@ -1,4 +1,4 @@
-"""Makes a question that a memory answers (pure): some of its words, in another order, in a sentence of other words."""
+"""Makes a question that a memory answers (pure): some of its words, in another order, within other words."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from random import Random
 from spectron_migrate.keywords import WordFrequencies, words_of
 
 LENGTHS = ((1, 2), (3, 4), (5, 8))
-"""Words of the memory in a short, a usual and a long question: each kind is asked equally often."""
+"""Words of the memory in a short, a usual and a long question. Each kind is asked equally often."""
 _RAREST = 3
-"""One word of every question is among so many of the rarest ones, and no less rare than the rarest of all: by words
-that other memories have as well no search could tell them apart, and the better guess would win."""
+"""One word of every question is among this many of the rarest ones, and is as rare as the rarest of all.
+
+With only words that other memories have too, no search could tell them apart, and the better guess would win.
+"""
 _FRAMES = (
     "{}",
     "what about {}?",
@@ -24,8 +26,8 @@ _FRAMES = (
 def question_about(text: str, frequencies: WordFrequencies, rng: Random) -> str | None:
     """A question that the text answers; None if the text has no word.
 
-    It leaves out at least one word of three or more, and no two questions of a memory need be alike. Known items that
-    are asked for in their own words are found by any search, which compares nothing.
+    It leaves out at least one word if there are three or more, and questions about the same memory may differ. A known
+    item that is asked for in all its own words is found by any search, so it compares nothing.
     """
     rarest = frequencies.topics(text, len(text))
     if not rarest:
@@ -41,7 +43,7 @@ def question_about(text: str, frequencies: WordFrequencies, rng: Random) -> str 
 
 
 def _drawn(rarest: list[str], telling: list[str], rng: Random) -> set[str]:
-    """Some of the words: one of those that tell the memory from others, and any others."""
+    """Some of the words: one of those that distinguish the memory from others, and any others."""
     fewest, most = rng.choice(LENGTHS)
     left_out = 1 if len(rarest) > 2 else 0
     length = min(rng.randint(fewest, most), len(rarest) - left_out)
@@ -51,7 +53,7 @@ def _drawn(rarest: list[str], telling: list[str], rng: Random) -> set[str]:
 
 
 def _part_of(word: str) -> str:
-    """The second half of a run in a script without spaces: the whole run would be the text itself."""
+    """The second half of a word in a script without spaces, in which a whole run of letters is one word."""
     if word.isascii() or len(word) < 8:
         return word
     return word[len(word) // 2 :]

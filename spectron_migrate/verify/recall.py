@@ -33,7 +33,7 @@ MAX_FAILURES = 5
 
 
 class Mem0Side(Protocol):
-    """What answers for Mem0: its own search on a copy of the store, or saved answers."""
+    """The source of Mem0's answers: its own search on a copy of the store, or saved answers."""
 
     def search(
         self, query: str, *, user_id: str | None, agent_id: str | None, run_id: str | None, top_k: int
@@ -46,10 +46,10 @@ class Mem0Side(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RankedAnswer:
-    """One system's answer, as it is compared."""
+    """One system's answer, in the form that is compared."""
 
     ranking: tuple[str, ...]
-    """Mem0 ids by rank; a hit that is no memory, or one seen before, holds its rank as `#` and the rank."""
+    """Mem0 ids by rank. A hit that is no memory, or a memory seen before, keeps its rank as `#` and the rank."""
     marks: tuple[str, ...]
     """`text_mark` of the memory at each of the first k ranks; empty if the hit is no memory."""
     ms: float
@@ -74,7 +74,7 @@ class RecallTest:
         rng: Random,
         reporter: Reporter,
     ) -> None:
-        """`clock` is monotonic, in seconds; without `mem0` only Spectron is asked and nothing is compared."""
+        """`clock` is monotonic, in seconds. Without `mem0`, only Spectron is asked and nothing is compared."""
         self._work = work
         self._api = api
         self._mapping = mapping
@@ -93,9 +93,10 @@ class RecallTest:
         """Ids that queries expect and that are in neither dump nor ledger."""
 
     async def run(self, queries: Sequence[Query], *, in_flight: int) -> None:
-        """Ask all queries, owners and the queries of each in random order; chance decides which system is asked first.
+        """Ask all queries, in random order of owners and of each owner's queries.
 
-        Those of one owner come one after the other, so that its memories are read once to judge the hits.
+        Chance decides which system is asked first. An owner's queries come one after the other, so that its memories
+        are read once to judge the hits.
         """
         self._reporter.stage("recall", len(queries))
         order = list(range(len(queries)))
@@ -159,7 +160,7 @@ class RecallTest:
             return None, []
 
         def search() -> tuple[list[SearchHit], float]:
-            began = self._clock()  # inside the thread, so that waiting for it is not counted
+            began = self._clock()  # inside the thread, so that waiting for the thread is not counted
             found = mem0.search(
                 query.text, user_id=query.user_id, agent_id=query.agent_id, run_id=query.run_id, top_k=self._top_k
             )
@@ -173,7 +174,7 @@ class RecallTest:
         return RankedAnswer(tuple(marks), tuple(marks.values()), ms), hits
 
     def _as_compared(self, hit: SearchHit) -> tuple[str, str]:
-        """Id and mark of a hit of Mem0; of the message if it is in one, because Spectron holds only that message."""
+        """Id and mark of a hit of Mem0, or of the message that contains it, because Spectron has only the message."""
         message = self._work.message_of(hit.id)
         return (hit.id, text_mark(hit.text)) if message is None else (message.mem0_id, text_mark(message.text))
 
@@ -204,12 +205,12 @@ class RecallTest:
     # -- comparing ----------------------------------------------------------------------------------------
 
     def _expected(self, query: Query) -> frozenset[str]:
-        """Correct answers: those that the query names, or its target and the near-duplicates of that."""
+        """Correct answers: those that the query names, or its target with near-duplicates."""
         if query.expect or query.target is None:
             known = frozenset(
                 self._holder(mem0_id) for mem0_id in query.expect if self._work.expected(mem0_id) is not None
             )
-            if query.expect and not known:  # neither system can find them: not compared
+            if query.expect and not known:  # neither system can find them, so they are not compared
                 self.unknown |= set(query.expect)
             return known
         fact = self._work.newest(query.target)
@@ -256,9 +257,10 @@ class RecallTest:
         ]
 
     async def _excused(self, query: Query, measures: dict[str, Json]) -> str | None:
-        """Why the query is not compared: its memory was rightly superseded, so Spectron should not answer with it.
+        """Why the query is not compared: its memory was rightly superseded, so Spectron should not return it.
 
-        It does not matter which system found it: excusing only the failures of one would bias the comparison.
+        This holds whichever system found the memory, because excusing only the failures of one would bias the
+        comparison.
         """
         successes = {measures[side]["success"] for side in ("mem0", "spectron") if side in measures}
         if query.target is None or len(successes) < 2:
@@ -306,7 +308,7 @@ def _ranking(hits: Sequence[JudgedHit]) -> list[str]:
 
 
 def _agreement(left: RankedAnswer, right: RankedAnswer | None, k: int) -> dict[str, Json]:
-    """Overlap and RBO of two answers by text; equal texts count once, hits that are no memory not at all."""
+    """Overlap and RBO of two answers, by text. Equal texts count once; hits that are no memory do not count."""
     if right is None or right.error is not None:
         return {}
     first, second = ([mark for mark in dict.fromkeys(answer.marks[:k]) if mark] for answer in (left, right))

@@ -1,7 +1,7 @@
 """Rows that searches showed and whose ids name nothing that this migration wrote.
 
-Every answer that a verification gets is looked at. What becomes of such a row is decided at the end (`unaccounted`),
-because only then all passages of long memories are known.
+Every answer that a verification gets is looked at. What such a row is gets decided at the end (`unaccounted`), because
+only then all passages of long memories are known.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from spectron_migrate.records import Hit, Selector, canonical_json, selector_of
 
 PASSAGES = frozenset({"memory_chunk", "chunk", "section", "turn"})
 FACTS = frozenset({"attribute", "relation"})
-"""Entities are left out: one is a name that scopes share. So are actions: no receipt holds their ids."""
+"""Entities are left out, because they are names that scopes share. So are actions: no receipt holds their ids."""
 MOST = 10_000
-"""Sightings that are kept; where others fill the scopes, a few tell as much as all."""
+"""The most sightings that are kept. If others fill the scopes, a few show as much as all."""
 _AT_HAND = 500_000
-"""Ids that need not be looked up again."""
+"""How many ids are remembered as known."""
 _AT_ONCE = 500
 
 
@@ -50,25 +50,25 @@ class Sightings:
         self._named: set[str] = set()
         """Ids that a receipt or a walk over the facts names."""
         self._seen: set[tuple[str, str]] = set()
-        """Ids that were judged through a lens."""
+        """Ids that were judged for a lens."""
         known = db.execute("SELECT 1 FROM done WHERE layer = 'unaccounted' AND subject = 'attribute'")
         self.knows_attributes = known.fetchone() is not None
         """Whether an answer showed an attribute under the id that a receipt has."""
 
     @property
     def name_memories(self) -> bool:
-        """Whether a fact that was walked names its memory, by a turn or a label: then each of ours does."""
+        """Whether any listed fact names its memory, by a turn or a label. Then all of ours do."""
         return (
             self._db.execute("SELECT 1 FROM done WHERE layer = 'unaccounted' AND subject = 'named'").fetchone()
             is not None
         )
 
     def note_named(self) -> None:
-        """A fact that was walked names its memory."""
+        """Note that a listed fact names its memory."""
         self._db.execute("INSERT OR IGNORE INTO done VALUES ('unaccounted', 'named')")
 
     def see(self, hits: Sequence[Hit], lens: Selector) -> None:
-        """Note those hits of an answer that nothing written under the lens is known to have made."""
+        """Note those hits of an answer that are not known to come from anything written under the lens."""
         through = canonical_json(lens)
         new = [
             Sighting(hit.id, lens, hit.source, hit.text, hit.turn_id)
@@ -90,12 +90,12 @@ class Sightings:
         self.note(self._without_turn(rest, lens))
 
     def unnamed(self, sightings: Sequence[Sighting], lens: Selector) -> list[Sighting]:
-        """Those that are still unknown: a memory may have been written while the verification ran."""
+        """Sightings that are still unknown: a memory may have been written while the verification ran."""
         named = self._named_among({each.id for each in sightings})
         return self._without_turn([each for each in sightings if each.id not in named], lens)
 
     def note(self, sightings: Iterable[Sighting]) -> None:
-        """Keep some, up to `MOST` in all."""
+        """Keep these sightings, up to `MOST` in all."""
         rows = [(each.id, canonical_json(each.lens), each.kind, each.text, each.turn) for each in sightings]
         if rows:
             room = MOST - self.count()
@@ -106,7 +106,7 @@ class Sightings:
         return int(self._db.execute("SELECT count(*) FROM sighting").fetchone()[0])
 
     def by_lens(self) -> Iterator[tuple[Selector, list[Sighting]]]:
-        """All, lens by lens."""
+        """All sightings, lens by lens."""
         lenses = self._db.execute("SELECT DISTINCT lens FROM sighting ORDER BY lens").fetchall()
         for (text,) in lenses:
             lens = selector_of(text)
@@ -126,7 +126,7 @@ class Sightings:
         return found
 
     def _without_turn(self, sightings: Sequence[Sighting], lens: Selector) -> list[Sighting]:
-        """Those that do not name a turn of a memory under the lens, nor residue there."""
+        """Sightings that name neither a turn of a memory under the lens nor residue there."""
         covered: set[str] = set()
         for some in in_parts({each.turn for each in sightings if each.turn is not None}):
             made = receipts.facts_made_into(self._ledger, some)

@@ -18,9 +18,9 @@ from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.tables import text_key
 
 PAGE = 500
-"""Rows that are read at once."""
+"""How many rows are read at once."""
 RECENT = 4000
-"""Facts that are kept at hand: the hits of many searches name the same ones."""
+"""How many facts are cached: the hits of many searches name the same ones."""
 _EXPECTED = (
     "newest = 1 AND tombstoned = 0 AND EXISTS"
     " (SELECT 1 FROM expected WHERE expected.mem0_id = fact.mem0_id AND expected.kind = 'stored')"
@@ -28,18 +28,18 @@ _EXPECTED = (
 """The newest text of a memory that should be in Spectron."""
 
 _KNOWN = "no, newest, tombstoned, scope"
-"""What a stored memory takes from the workspace."""
+"""The columns of the workspace that a stored memory needs."""
 
 
 class StoredMemories:
-    """Reads them; memory use stays flat."""
+    """Reads stored memories with a flat memory use."""
 
     def __init__(self, db: sqlite3.Connection, ledger: Ledger) -> None:
-        """`db`: the workspace, where each stored version has its row."""
+        """`db`: the workspace, in which every stored version has a row."""
         self.db = db
         self.ledger = ledger
         self.compared = 0
-        """How many passages that no receipt names were compared with all memories."""
+        """How many passages without a receipt were compared with all memories."""
         self._recent: dict[int, StoredMemory] = {}
 
     def is_ours(self, selector: Selector) -> bool:
@@ -52,11 +52,11 @@ class StoredMemories:
             yield session, self._scope(session.selector)
 
     def count_sessions(self) -> int:
-        """Sessions of ours."""
+        """How many sessions are ours."""
         return receipts.count_sessions(self.ledger)
 
     def count_facts(self) -> int:
-        """Versions of memories that are stored."""
+        """How many versions of memories are stored."""
         return int(self.db.execute("SELECT count(*) FROM fact").fetchone()[0])
 
     def facts_in(self, session: str) -> list[StoredMemory]:
@@ -66,7 +66,7 @@ class StoredMemories:
         return [StoredMemory.of(row, known[row.fact]) for row in rows if row.fact in known]
 
     def _to_check(self, numbers: Sequence[int]) -> dict[int, sqlite3.Row]:
-        """The rows of those facts whose memory should be in Spectron, or may be."""
+        """The rows of those facts whose memory should be in Spectron, or is pending."""
         found = {}
         for start in range(0, len(numbers), PAGE):
             some = numbers[start : start + PAGE]
@@ -100,18 +100,21 @@ class StoredMemories:
         return iter(sorted(found.items()))
 
     def facts_of(self, scope: int, *, only_expected: bool = False, limit: int | None = None) -> Iterator[StoredMemory]:
-        """Facts of a scope in the order of the lot; `only_expected`: newest texts of memories that should be there."""
+        """Facts of a scope in random order (`lot`).
+
+        `only_expected`: only newest texts of memories that should be there.
+        """
         return self._facts(f"scope = ?{f' AND {_EXPECTED}' if only_expected else ''} ORDER BY lot, no", (scope,), limit)
 
     def drawn_of_scopes(self, limit: int) -> dict[int, list[int]]:
-        """The numbers of as many memories that should be there, drawn at random, by their scopes."""
+        """The numbers of this many memories that should be there, drawn at random, by scope."""
         found: defaultdict[int, list[int]] = defaultdict(list)
         for row in self.db.execute(f"SELECT scope, no FROM fact WHERE {_EXPECTED} ORDER BY lot, no LIMIT ?", (limit,)):
             found[row["scope"]].append(row["no"])
         return dict(found)
 
     def not_echoed_in(self, scope: int) -> Iterator[int]:
-        """The numbers of memories that should be in a scope, in sessions whose scopes the server did not repeat."""
+        """The numbers of memories that should be in a scope, in sessions whose scopes the server did not echo."""
         rows = self.db.execute(f"SELECT no FROM fact WHERE scope = ? AND echoed = 0 AND {_EXPECTED}", (scope,))
         return (row["no"] for row in rows)
 
@@ -120,12 +123,12 @@ class StoredMemories:
         return self.db.execute("SELECT 1 FROM fact WHERE extracted = 1 LIMIT 1").fetchone() is not None
 
     def lacks_extraction(self, scope: int) -> bool:
-        """Whether extraction was asked for in a scope of a memory of which the ledger names nothing extracted."""
+        """Whether a memory of the scope was sent with extraction, and the ledger does not know what was extracted."""
         row = self.db.execute("SELECT 1 FROM fact WHERE scope = ? AND extracted IS NULL LIMIT 1", (scope,))
         return row.fetchone() is not None
 
     def numbered(self, numbers: Sequence[int]) -> Iterator[StoredMemory]:
-        """The facts of these numbers, in the order of the lot where they are in it."""
+        """The facts with these numbers, in random order (`lot`)."""
         for start in range(0, len(numbers), PAGE):
             some = numbers[start : start + PAGE]
             yield from self._facts(f"no IN ({marks(some)}) ORDER BY lot, no", tuple(some))
@@ -159,7 +162,7 @@ class StoredMemories:
         }
 
     def selectors_behind(self, row_ids: Sequence[str]) -> dict[str, set[Selector]]:
-        """For each id, the selectors of its `owners_of`; much less to read than these."""
+        """For each id, the selectors of its `owners_of`, which is much less to read."""
         made = self._made_into(row_ids)
         under: dict[int, Selector] = {}
         numbers = sorted({number for found in made.values() for number in found})
@@ -177,17 +180,17 @@ class StoredMemories:
         """For each id, the numbers of the facts whose receipt, or else whose label, names it."""
         made = receipts.facts_made_into(self.ledger, list(dict.fromkeys(row_ids)))
         for row_id in row_ids:
-            if row_id not in made:  # a label may name its memory, where no receipt names the row
+            if row_id not in made:  # if no receipt names the row, a label may name its memory
                 rows = self.db.execute("SELECT fact FROM trace WHERE row = ?", (row_id,))
                 made[row_id] = [row["fact"] for row in rows]
         return made
 
     def with_text(self, text: str) -> list[StoredMemory]:
-        """Facts whose text is the same but for case, spaces and Unicode form."""
+        """Facts whose text is the same except for case, spaces and Unicode form."""
         return list(self._facts("plain = ? ORDER BY no", (text_key(text),)))
 
     def with_passage(self, text: str) -> list[StoredMemory]:
-        """Facts with a long text of which this is a passage, as far as their passages were found."""
+        """Facts with a long text that this is a passage of, as far as their passages were found."""
         return list(self._facts("no IN (SELECT fact FROM passage WHERE plain = ?) ORDER BY no", (text_key(text),)))
 
     def newest(self, mem0_id: str) -> StoredMemory | None:
@@ -196,21 +199,21 @@ class StoredMemories:
         return next(self._facts("no = ?", (number,)), None) if number is not None else None
 
     def message_of(self, mem0_id: str) -> StoredMemory | None:
-        """The message in whose turn a memory is; None for a memory of its own."""
+        """The message whose turn contains a memory; None for a memory with a turn of its own."""
         message = receipts.message_of(self.ledger, mem0_id)
         return self.newest(message) if message is not None else None
 
     def texts_in(self, message: str) -> list[str]:
-        """The texts of the memories in the turn of a message; none for a memory of its own."""
+        """The texts of the memories in the turn of a message; none for a memory with a turn of its own."""
         return receipts.texts_in_message(self.ledger, message)
 
     def owner_counts(self) -> list[tuple[str, int]]:
-        """Whose memories should be there, and how many of each."""
+        """The owners whose memories should be there, and how many memories each has."""
         rows = self.db.execute(f"SELECT owner, count(*) AS n FROM fact WHERE {_EXPECTED} GROUP BY owner ORDER BY owner")
         return [(row["owner"], row["n"]) for row in rows]
 
     def count_category(self, category: str) -> int:
-        """How many memories should be there that were written with a category."""
+        """How many of the memories that should be there were written with this category."""
         row = self.db.execute(f"SELECT count(*) FROM fact WHERE category = ? AND {_EXPECTED}", (category,)).fetchone()
         return int(row[0])
 
@@ -231,7 +234,7 @@ class StoredMemories:
     def _facts(
         self, condition: str, values: tuple[str | int | bytes, ...], limit: int | None = None
     ) -> Iterator[StoredMemory]:
-        """What the ledger says of the facts that meet a condition, in its order."""
+        """The facts that meet a condition, as the ledger has them, in the condition's order."""
         rows = self.db.execute(
             f"SELECT {_KNOWN} FROM fact WHERE {condition} LIMIT ?", (*values, -1 if limit is None else limit)
         )
@@ -242,4 +245,4 @@ class StoredMemories:
             for row in receipts.receipts_of(self.ledger, list(known)):
                 self._recent[row.fact] = StoredMemory.of(row, known[row.fact])
             found = [self._recent[row["no"]] for row in page if row["no"] in self._recent]
-            yield from found  # what was erased meanwhile is gone
+            yield from found  # facts that were erased in the meantime are gone

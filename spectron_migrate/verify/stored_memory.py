@@ -17,7 +17,7 @@ _NEWEST, _TOMBSTONED = map(_NAMES.index, ("newest", "tombstoned"))
 
 @dataclass(frozen=True, slots=True)
 class StoredMemory(ReceiptRow):
-    """A receipt, with its numbers in the workspace; whether it is stale is as it was when the run began."""
+    """A receipt, with its numbers in the workspace. Whether it is stale was determined when the run began."""
 
     no: int
     scope: int
@@ -32,7 +32,7 @@ class StoredMemory(ReceiptRow):
 
     @property
     def stale(self) -> bool:
-        """An older version, or deleted in Mem0: an application must not be shown it."""
+        """Whether it is an older version, or deleted in Mem0, so that an application must not be shown it."""
         return self.tombstoned or not self.newest
 
 

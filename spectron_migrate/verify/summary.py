@@ -30,7 +30,7 @@ class VerifySummary:
     verdict: Verdict
     gates: tuple[VerdictGate, ...]
     report: Mapping[str, Json]
-    """The JSON report: `measured` and `options` decide the verdict, the rest explains it."""
+    """The JSON report. `measured` and `options` decide the verdict; the rest explains it."""
     reports: tuple[str, ...] = ()
     """Paths of the report files that were asked for."""
     whole: str = ""

@@ -1,4 +1,4 @@
-"""Whether newer facts supersede older ones: compares the server's entity histories with the times of the memories.
+"""Checks that newer facts supersede older ones: compares the server's entity histories with the times of memories.
 
 A receipt names the attributes extracted from a memory, and the server reports which value superseded which. So a value
 from a newer memory must never be superseded by a value from an older one. Values that no receipt names are ignored.
@@ -21,7 +21,7 @@ from spectron_migrate.verify.stored_memory import StoredMemory, selector_text
 from spectron_migrate.verify.workspace import Workspace
 
 _CACHED = 256
-"""Entities whose history is kept."""
+"""How many entities' histories are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class EntityHistories:
         self._incomplete: set[str] = set()
 
     async def of(self, entity: str) -> list[EntityValue]:
-        """Every value of every key that the entity has or had; empty if the id is not an entity's."""
+        """Every value that any key of the entity has or had; empty if the id is not that of an entity."""
         if entity not in self._histories:
             while len(self._histories) >= _CACHED:
                 self._histories.pop(next(iter(self._histories)))
@@ -62,8 +62,8 @@ class EntityHistories:
     async def values_of(self, fact: StoredMemory) -> tuple[list[EntityValue], bool]:
         """All values of the entities that the memory names, and whether a value extracted from it has disappeared.
 
-        Before 0.3.0 the server lists only keys with a current value, so that it does not report a value that expired
-        without a successor.
+        Before 0.3.0 the server lists only keys with a current value, so it does not report a value that expired without
+        a successor.
         """
         values = [value for entity in fact.ids for value in await self.of(entity)]
         entities = {row_id for row_id in fact.ids if self._work.entity(row_id) is not None}
@@ -72,7 +72,7 @@ class EntityHistories:
         return values, bool(unlisted and entities) and is_complete
 
     async def superseding(self, fact: StoredMemory) -> Supersession | None:
-        """How a value of this memory was superseded by another memory of its scope; None if none was."""
+        """How another memory of the scope superseded a value of this memory; None if none did."""
         own = self._work.traced_rows([fact.no])[fact.no].union(fact.ids)
         for entity in fact.ids:
             values = {value.id: value for value in await self.of(entity)}
@@ -97,7 +97,10 @@ class EntityHistories:
         return list(history.values)
 
     async def _name_all(self) -> None:
-        """Learn type and name of every entity: receipts name entities by id, histories are read by type and name."""
+        """Learn type and name of every entity.
+
+        Receipts name entities by id, but histories are read by type and name.
+        """
         if self.unavailable or self._work.is_done("supersession", "entities"):
             return
         try:
@@ -120,7 +123,7 @@ async def check_supersession(
         for entity in fact.ids:
             if not work.is_done("supersession", entity):
                 values = await histories.of(entity)
-                # Checked again: meanwhile another memory that names the entity may have finished it.
+                # Check again, because another memory that names the entity may have finished it in the meantime.
                 if histories.unavailable is None and not work.is_done("supersession", entity):
                     work.keep("supersession", entity, wrong_order(values, work.owners_of))
         reporter.advance(1)
@@ -129,7 +132,7 @@ async def check_supersession(
 
 
 def wrong_order(values: Sequence[EntityValue], owners_of: Callable[[str], Sequence[StoredMemory]]) -> list[Finding]:
-    """Values of an entity that a value of an older memory superseded; a finding names the newer memory."""
+    """Findings for values of an entity that a value of an older memory superseded. They name the newer memory."""
     found: dict[str, Finding] = {}
     for current, older, replaced, newer in _inversions(values, owners_of):
         texts = {"newer": newer.text, "older": older.text, "stands": current.value, "gave_way": replaced.value}
@@ -142,7 +145,7 @@ def wrong_order(values: Sequence[EntityValue], owners_of: Callable[[str], Sequen
 def _inversions(
     values: Sequence[EntityValue], owners_of: Callable[[str], Sequence[StoredMemory]]
 ) -> Iterable[tuple[EntityValue, StoredMemory, EntityValue, StoredMemory]]:
-    """(current value, its older memory, replaced value, its newer memory), by `supersededBy` and by what is live."""
+    """(current value, its older memory, replaced value, its newer memory), by `supersededBy` and by live values."""
     by_scope: dict[tuple[int, str], dict[str, tuple[EntityValue, list[StoredMemory]]]] = defaultdict(dict)
     for value in values:
         for owner in owners_of(value.id):

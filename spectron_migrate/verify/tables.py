@@ -11,7 +11,7 @@ from spectron_migrate.files.locks import FileLock, try_lock
 from spectron_migrate.judge import plain
 
 FORMAT = "8"
-"""The format of the file; a run in another format begins anew."""
+"""The format of the file. A run in another format starts over."""
 
 DDL = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -48,7 +48,7 @@ CREATE TABLE answer(no INTEGER PRIMARY KEY, told TEXT NOT NULL);
 
 
 def text_key(text: str) -> bytes:
-    """Equal for texts that differ in nothing but case, spaces and Unicode form."""
+    """The same key for texts that differ only in case, spaces and Unicode form."""
     return hashlib.sha256(plain(text).encode("utf-8", "surrogatepass")).digest()[:16]
 
 
@@ -73,10 +73,11 @@ def remove(path: Path) -> None:
 
 
 def hold(path: Path) -> FileLock:
-    """Keep other processes from verifying here: each would remove the other's file. Raises LedgerLocked."""
+    """Keep other processes from verifying here, because each would remove the other's file. Raises LedgerLocked."""
     lock = try_lock(path)
     if lock is None:
         raise LedgerLocked(
-            f"another process is verifying in {path.parent}", hint="wait for it, or stop it; it goes on when run again"
+            f"another process is verifying in {path.parent}",
+            hint="wait for it, or stop it; it continues when run again",
         )
     return lock

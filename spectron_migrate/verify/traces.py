@@ -1,11 +1,11 @@
-"""Which memory made which attribute and relation, and whether each lies where one of its memories is.
+"""Finds which memory made which attribute and relation, and whether each is in a scope of one of its memories.
 
-From API 0.3.0 on a fact shows its scope and the labels of its writes, of which one may hold the id of the memory. All
-live attributes and relations are walked once. A row is ours if a receipt or such a label names a memory of the ledger,
-or if it names the turn that it was made of. Older generations show neither scope nor labels: there only receipts trace
-attributes, and nothing traces relations.
+From API 0.3.0 on, a fact shows its scope and the labels of its writes, one of which may hold the id of the memory. All
+live attributes and relations are listed once. A row is ours if a receipt or such a label names a memory of the ledger
+for it, or if it names the turn that it was made from. Older generations show neither scope nor labels: there, only
+receipts trace attributes, and nothing traces relations.
 
-A label names a memory and not its version. So it stands in for a receipt only where no receipt names the row and the
+A label names a memory and not its version. So it stands in for a receipt only if no receipt names the row and the
 memory has one version.
 """
 
@@ -29,9 +29,9 @@ _TOO_OLD = "this Spectron shows neither labels nor scope of its facts (API befor
 
 
 async def check_traces(work: Workspace, api: SpectronApi, key: str | None, reporter: Reporter) -> dict[str, Json]:
-    """Walk all facts; findings and traces go into the workspace. `key`: the label that holds a memory's id.
+    """List all facts, and put findings and traces into the workspace.
 
-    Returns what is known: counts, or why nothing can be known.
+    `key`: the label that holds a memory's id. Returns counts, or why nothing can be known.
     """
     graph = Graph(api)
     try:
@@ -74,7 +74,7 @@ def _unknown(why: str) -> dict[str, Json]:
 
 
 class _Walk:
-    """What one walk over the facts adds up."""
+    """Totals of one listing of all facts."""
 
     def __init__(self, work: Workspace, key: str | None) -> None:
         self._work = work
@@ -84,14 +84,14 @@ class _Walk:
         self.traces: list[tuple[int, str]] = []
         self.findings: list[Finding] = []
         self.accounted: list[str] = []
-        """Rows that no receipt names, and that a label or a turn does."""
+        """Rows that a label or a turn names, but no receipt."""
         self.names_memories = False
-        """Whether a row names its memory, by a turn or a label."""
+        """Whether any row names its memory, by a turn or a label."""
         self.strange: list[Sighting] = []
-        """Rows that can be read in our scopes and that nothing names."""
+        """Rows that can be read in our scopes, and that nothing names."""
 
     def add(self, row: EntityValue | EntityLink) -> None:
-        """Count one row; note whose it is, and where it should not be."""
+        """Count one row; note which memory it is from, and whether it is where it should not be."""
         kind = "attributes" if isinstance(row, EntityValue) else "relations"
         by_receipt = self._work.owners_of(row.id)
         labelled = [
@@ -123,7 +123,7 @@ def _sighting(row: EntityValue | EntityLink) -> Sighting:
 
 
 def _in_words(row: EntityValue | EntityLink) -> tuple[str, str]:
-    """What it is, and what it says."""
+    """What the row is, and what it says."""
     if isinstance(row, EntityValue):
         return "attribute", f"{row.entity} {row.key}: {row.value}"
     return "relation", f"{row.subject} {row.label} {row.object}"
@@ -132,7 +132,7 @@ def _in_words(row: EntityValue | EntityLink) -> tuple[str, str]:
 def _elsewhere(row: EntityValue | EntityLink, memories: list[StoredMemory]) -> Finding:
     what, text = _in_words(row)
     where = f"{what} {row.id} in scope {selector_text(row.scopes or ()) or 'of nobody'}"
-    reason = f"a fact made of it is not in {selector_text(memories[0].selector)}, nor where another memory of it is"
+    reason = f"a fact made from it is neither in {selector_text(memories[0].selector)} nor where its other memories are"
     return Finding("misplaced_fact", memories[0].mem0_id, reason, where, {"fact": text, "written": memories[0].text})
 
 

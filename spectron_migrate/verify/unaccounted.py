@@ -1,8 +1,8 @@
-"""Which of the rows that searches showed nothing accounts for.
+"""Finds rows that searches showed and that nothing accounts for.
 
 A row is accounted for if a receipt or a label names it, if it names the turn of a memory under the lens, if an adapter
-added it after `complete`, or, a passage, if its text is one that was written under the lens. Anything else was written
-by somebody else, or is a copy of what was written elsewhere.
+added it after `complete`, or if it is a passage whose text was written under the lens. Anything else was written by
+somebody else, or is a copy of something written elsewhere.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from spectron_migrate.verify.sightings import FACTS, MOST, Sighting, in_parts
 from spectron_migrate.verify.workspace import Workspace
 
 NAMED = 3
-"""Scopes and rows that the gate names; the report has all."""
+"""The most scopes and rows that the gate names. The report has all."""
 
 
 def count_unaccounted(work: Workspace, store: StateStore) -> dict[str, Json]:
-    """Judge what the searches showed; findings go into the workspace. Call it after the last search."""
+    """Judge what the searches showed, and put findings into the workspace. Call it after the last search."""
     found: dict[str, list[Sighting]] = {}
     untold: set[str] = set()
     added = _Added(store)
@@ -65,7 +65,7 @@ def _finding(seen: Sequence[Sighting]) -> Finding:
 
 
 def _name(lens: Selector) -> str:
-    """The scopes of a lens, without those below them."""
+    """The scopes of a lens, without scopes below another one."""
     clauses = dict.fromkeys(tuple(path.removesuffix("/*") for path in clause) for clause in lens)
     return " or ".join(" and ".join(clause) for clause in clauses)
 
@@ -76,10 +76,10 @@ def _is_ours(work: Workspace, lens: Selector) -> bool:
 
 
 def _can_tell(work: Workspace, seen: Sighting, *, lacks: bool) -> bool:
-    """Whether a fact of ours would be known as such.
+    """Whether a fact of ours would be recognized as ours.
 
-    Not if the ids in answers are not those of the receipts. Nor, if facts cannot be walked or name no memory, where it
-    is not known of some memory under the lens what was extracted from it (`lacks`).
+    It would not if the ids in answers differ from those in receipts. Nor would it if facts cannot be listed or name no
+    memory, and it is not known what was extracted from some memory under the lens (`lacks`).
     """
     is_walked = work.is_done("traced", "all")
     if lacks and not work.sightings.name_memories:
@@ -91,7 +91,7 @@ def _can_tell(work: Workspace, seen: Sighting, *, lacks: bool) -> bool:
 
 
 def _of_no_text(work: Workspace, added: _Added, passages: Sequence[Sighting], lens: Selector) -> list[Sighting]:
-    """Those whose text is not one that was written under the lens, nor, if they name no turn, a piece of one."""
+    """Rows whose text was not written under the lens and, if they name no turn, is no piece of such a text."""
     rest = [each for each in passages if not _is_written(work, each.text, lens)]
     if all(each.turn is not None for each in rest):
         return rest
@@ -110,20 +110,20 @@ def _is_written(work: Workspace, text: str, lens: Selector) -> bool:
 
 
 class _Added:
-    """What adapters added after `complete`, as far as this state keeps it."""
+    """Memories that adapters added after `complete`, as far as this state has them."""
 
     def __init__(self, store: StateStore) -> None:
         is_there = store.folder is None or (store.folder / f"{NAME}.db").exists()
         self._tables: Tables | None = store.tables(NAME, DDL) if is_there else None
 
     def without(self, sightings: Sequence[Sighting], lens: Selector) -> list[Sighting]:
-        """Those of which neither id nor turn was added under the lens."""
+        """Rows of which neither id nor turn was added under the lens."""
         ids = {name for each in sightings for name in (each.id, each.turn) if name is not None}
         made = self._made(ids, lens)
         return [each for each in sightings if each.id not in made and each.turn not in made]
 
     def texts(self, lens: Selector) -> Iterator[str]:
-        """What was added under the lens."""
+        """Texts that were added under the lens."""
         if self._tables is None:
             return
         prefix = self._tables.prefix

@@ -1,8 +1,8 @@
 """The gates of a verification and the verdict that follows from them (pure).
 
-Both are computed from `measured` and `options` of the JSON report alone, so that anybody can compute them again.
-GO means that every gate passed or was accepted by name. A gate that could not be decided, or that there was nothing to
-measure with, never counts as passed: the verdict is INCONCLUSIVE at best, and the gate's hint says what is missing.
+Both are computed from `measured` and `options` of the JSON report alone, so that anybody can compute them again. GO
+means that every gate passed or was accepted by name. A gate that could not be decided or measured never counts as
+passed: the verdict is INCONCLUSIVE at best, and the gate's hint says what is missing.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ EXIT_CODES: dict[Verdict, ExitCode] = {
 }
 
 ACCEPTABLE = ("source", "supersession", "residue", "unaccounted", "recall", "asked")
-"""Gates that a person may accept: `residue` and `unaccounted` whatever they count, `source` where it was not measured,
-the others where they are undecided."""
+"""Gates that a person may accept.
+
+`residue` and `unaccounted` whatever they count, `source` if it was not measured, the others if they are undecided.
+"""
 MIN_MEM0_SUCCESS = 0.1
-"""If Mem0 itself finds less than this share of the memories asked for, being as good as Mem0 proves nothing."""
+"""If Mem0 itself finds less than this share of the expected memories, being as good as Mem0 proves nothing."""
 MAX_UNTESTABLE = 0.05
 """Tolerated share of memories that cannot be searched by words (a lone emoji, only a cached answer)."""
 
@@ -45,11 +47,11 @@ class VerdictGate:
     """None: undecided."""
     hint: str = ""
     measured: bool = True
-    """False if there was nothing to measure it with; it is undecided then."""
+    """False if it could not be measured; then it is undecided."""
     decides: bool = True
     """False for a gate that is shown but does not affect the verdict."""
     accepted: bool = False
-    """Whether a person accepted what it shows; it counts as passed then."""
+    """Whether a person accepted what it shows; then it counts as passed."""
 
     def to_json(self) -> dict[str, Json]:
         """As the command's JSON and the reports carry it."""
@@ -86,7 +88,7 @@ def _is_accepted(gate: VerdictGate, names: Sequence[str]) -> bool:
 
 
 def _source(read: Mapping[str, Json] | None) -> VerdictGate:
-    """Whether Mem0 was read completely: no other gate can find what the export missed."""
+    """Whether Mem0 was read completely. No other gate can find what the export missed."""
     if read is None:
         hint = "not measured: without a dump only the replayed memories are known"
     elif read["complete"] is False:
@@ -151,7 +153,10 @@ def _supersession(found: Mapping[str, Json]) -> VerdictGate:
 
 
 def _facts(traced: Mapping[str, Json] | None) -> list[VerdictGate]:
-    """Whether every fact that Spectron made lies where one of its memories is; a report of version 0.1 has none."""
+    """Whether every fact that Spectron made is where one of its memories is.
+
+    A report of version 0.1 has no such gate.
+    """
     if traced is None:
         return []
     if not traced["told"]:
@@ -189,7 +194,7 @@ def _isolation(found: Mapping[str, Json], *, is_part: bool) -> VerdictGate:
 
 
 def _unaccounted(found: Mapping[str, Json] | None) -> list[VerdictGate]:
-    """Whether searches showed only what was written there; undecided in scopes that are not this migration's alone."""
+    """Whether searches showed only what was written there. Undecided in scopes that are not this migration's alone."""
     if found is None:
         return []
     if not found["rows"]:
@@ -206,7 +211,7 @@ def _unaccounted(found: Mapping[str, Json] | None) -> list[VerdictGate]:
 
 
 def _bound(n: int, nothing: str, do: str) -> str:
-    """What finding nothing shows: the share of cases is at most this, with 95 % confidence."""
+    """What it shows if nothing was found: the share of cases is at most this, with 95 % confidence."""
     if not n:
         return ""
     percent = 100 * most_of_none(n)

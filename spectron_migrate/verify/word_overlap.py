@@ -1,6 +1,7 @@
-"""How hard the queries were: what a search finds that only counts the words which query and memory share.
+"""Measures how hard the queries were: how much a search finds that only counts words that query and memory share.
 
-It is asked beside both systems. Where it finds nearly everything, the queries were too easy to tell two systems apart.
+It is asked in addition to both systems. If it finds nearly everything, the queries were too easy to tell the systems
+apart.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ class Asked:
 
 @dataclass(slots=True)
 class _Shared:
-    """How many memories share how many words with a query."""
+    """For one query: how many memories share how many words with it."""
 
     every: Counter[int] = field(default_factory=Counter)
     expected: Counter[int] = field(default_factory=Counter)
 
 
 def word_overlap_successes(asked: Collection[Asked], memories: Iterable[tuple[str, str]], k: int) -> dict[int, float]:
-    """Number of each query -> success@k of counting shared words, over ids and texts that are read once (pure).
+    """Success@k of counting shared words, by the query's number; reads ids and texts once (pure).
 
     Memories that share equally many words are in random order, so the success is a probability: that a correct answer
     is among the first `k`. A memory that shares no word is not found.

@@ -1,8 +1,8 @@
-"""The workspace of a verification: a private file in the state directory. What is stored is read from the ledger.
+"""The workspace of a verification: a private file in the state directory.
 
-The file has everything else: which memories are expected, the findings, and what is done, so that a stopped run can be
-resumed; and for each stored version its place in the random order and a key for equal texts. It holds texts of
-findings: it has mode 0600, and a run that ends removes it.
+Stored memories are read from the ledger. The file has everything else: which memories are expected, the findings, and
+what is done, so that a stopped run can be resumed; and for every stored version its place in the random order, and a
+key by which equal texts are found. It holds texts of findings, so it has mode 0600, and a run that ends removes it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Workspace(StoredMemories):
         resumed: bool,
         replaced: str = "",
     ) -> None:
-        """Use `open`. `replaced`: when a verification began here that another version left unfinished."""
+        """Use `open`. `replaced`: when a verification began that another version left unfinished here."""
         super().__init__(db, ledger)
         self.path = path
         self._lock = lock
@@ -51,8 +51,8 @@ class Workspace(StoredMemories):
     def open(cls, path: Path, ledger: Ledger, *, about: str, not_before: str, now: str) -> Self:
         """Resume the run with the same `about` that began at `not_before` or later; otherwise begin a new one.
 
-        `about` is a digest of everything that the run depends on; times are compared as text. Raises
-        LedgerLocked where another process verifies here.
+        `about` is a digest of everything that the run depends on; times are compared as text. Raises LedgerLocked if
+        another process verifies here.
         """
         lock, replaced = hold(path.with_suffix(".lock")), ""
         if path.exists():
@@ -74,15 +74,15 @@ class Workspace(StoredMemories):
 
     @property
     def began(self) -> str:
-        """When the run began, also if it was resumed."""
+        """When the run first began, also if it was resumed."""
         return str(self.db.execute("SELECT value FROM meta WHERE name = 'began'").fetchone()[0])
 
     def staged(self) -> None:
-        """Note that everything from ledger and dump is loaded: from now on the run can be resumed."""
+        """Record that everything from ledger and dump is loaded, so that the run can be resumed from now on."""
         self.db.execute("INSERT INTO meta VALUES ('staged', '1')")
 
     def close(self, *, finished: bool) -> None:
-        """Close the file; that of a finished run is removed."""
+        """Close the file, and remove it if the run has finished."""
         self.db.close()
         if finished:
             remove(self.path)
@@ -102,7 +102,7 @@ class Workspace(StoredMemories):
     # -- filling it ---------------------------------------------------------------------------------------
 
     def add_receipt(self, row: ReceiptRow, *, seed: int) -> None:
-        """A stored version; its number is that of its fact in the ledger."""
+        """Add a stored version. Its number is that of its fact in the ledger."""
         self.db.execute(
             f"INSERT INTO fact VALUES ({', '.join('?' * 11)})",
             (
@@ -121,7 +121,7 @@ class Workspace(StoredMemories):
         )
 
     def expect(self, expectations: Iterable[tuple[str, str, str]]) -> None:
-        """What should have become of memories, by id: stored, carried, missing, pending, skipped or gone; and why."""
+        """Record what is expected of memories, by id: stored, carried, missing, pending, skipped or gone; and why."""
         self.db.executemany("INSERT OR REPLACE INTO expected VALUES (?, ?, ?)", expectations)
 
     def keep(self, layer: Layer, subject: str, findings: Iterable[Finding]) -> None:
@@ -131,7 +131,7 @@ class Workspace(StoredMemories):
             self.db.execute("INSERT OR IGNORE INTO done VALUES (?, ?)", (layer, subject))
 
     def note(self, layer: Layer, findings: Iterable[Finding]) -> None:
-        """Add findings; call inside `change` where there are many."""
+        """Add findings. If there are many, call it inside `change`."""
         self.db.executemany(
             "INSERT INTO finding(layer, kind, mem0_id, reason, place, texts) VALUES (?, ?, ?, ?, ?, ?)",
             [
@@ -141,10 +141,10 @@ class Workspace(StoredMemories):
         )
 
     def settle_stale(self) -> None:
-        """Mark the stale texts; possible once the expectation of every memory is recorded."""
+        """Mark the stale texts. Call it once the expectation of every memory is recorded."""
         gone = "EXISTS (SELECT 1 FROM expected WHERE expected.mem0_id = fact.mem0_id AND expected.kind = 'gone')"
         self.db.execute(f"UPDATE fact SET tombstoned = {gone} WHERE tombstoned != {gone}")
-        # Older texts of memories that have a newer one: nothing on the server takes them away.
+        # Older texts of memories that have a newer one stay on the server.
         self.db.execute(
             "INSERT INTO finding(layer, kind, mem0_id, reason, place, texts)"
             " SELECT DISTINCT 'present', 'stale', fact.mem0_id, 'an older text of it is there too', '', '{}' FROM fact"
@@ -154,16 +154,16 @@ class Workspace(StoredMemories):
         )
 
     def leave(self, turn_id: str, scope: int, text: str) -> None:
-        """Note a turn of residue: its text may be found once more than it was written."""
+        """Note a turn of residue, because its text may be found once more often than it was written."""
         self.db.execute("INSERT OR IGNORE INTO leftover VALUES (?, ?, ?)", (turn_id, scope, text_key(text)))
 
     def claim_passages(self, fact: int, passages: Iterable[tuple[str, str]]) -> None:
-        """Ids and texts of the passages that together hold a long text; receipts name only the first of them."""
+        """Record ids and texts of the passages that make up a long text. Receipts name only the first of them."""
         rows = [(passage, fact, text_key(text)) for passage, text in passages]
         self.db.executemany("INSERT OR REPLACE INTO passage VALUES (?, ?, ?)", rows)
 
     def name_entity(self, entity: str, type_: str, name: str) -> None:
-        """What the server calls the entity of an id."""
+        """Record the server's type and name for an entity id."""
         self.db.execute("INSERT OR REPLACE INTO entity VALUES (?, ?, ?)", (entity, type_, name))
 
     def keep_traces(
@@ -176,10 +176,10 @@ class Workspace(StoredMemories):
         strange: Iterable[Sighting] = (),
         names_memories: bool = False,
     ) -> None:
-        """Which facts made which rows, by label alone, and how many rows were walked.
+        """Record which facts made which rows, by label alone, and how many rows were listed.
 
-        `accounted`: rows that no receipt names, and that a label or a turn does; `strange`: rows in our scopes that
-        nothing names; `names_memories`: whether rows name their memories themselves.
+        `accounted`: rows that a label or a turn names, but no receipt; `strange`: rows in our scopes that nothing
+        names; `names_memories`: whether rows themselves name their memories.
         """
         with self.change():
             rows = [(row, fact) for fact, row in traces]
@@ -193,13 +193,13 @@ class Workspace(StoredMemories):
             self.db.execute("INSERT OR IGNORE INTO done VALUES ('traced', 'all')")
 
     def answered(self, number: int, answers: Json) -> None:
-        """Both systems' answers to a query."""
+        """Record both systems' answers to a query."""
         self.db.execute("INSERT OR REPLACE INTO answer VALUES (?, ?)", (number, canonical_json(answers)))
 
     # -- reading it ---------------------------------------------------------------------------------------
 
     def is_done(self, layer: Layer, subject: str) -> bool:
-        """Whether it is done, perhaps before the run was resumed."""
+        """Whether this subject is done, perhaps before the run was resumed."""
         return (
             self.db.execute("SELECT 1 FROM done WHERE layer = ? AND subject = ?", (layer, subject)).fetchone()
             is not None
@@ -220,7 +220,7 @@ class Workspace(StoredMemories):
         return (row["kind"], row["reason"]) if row else None
 
     def expected_among(self, mem0_ids: Sequence[str]) -> set[str]:
-        """Those of some memories whose expectation is recorded."""
+        """Which of these memories have a recorded expectation."""
         rows = self.db.execute(f"SELECT mem0_id FROM expected WHERE mem0_id IN ({marks(mem0_ids)})", mem0_ids)
         return {row["mem0_id"] for row in rows}
 
@@ -237,11 +237,11 @@ class Workspace(StoredMemories):
         return ((row["mem0_id"], row["reason"]) for row in rows)
 
     def kind_ids(self, kind: str, among: Iterable[str]) -> set[str]:
-        """Those of some memories that are of a kind."""
+        """Which of these memories are of a kind."""
         return {mem0_id for mem0_id in among if (known := self.expected(mem0_id)) is not None and known[0] == kind}
 
     def traced_rows(self, facts: Sequence[int]) -> dict[int, frozenset[str]]:
-        """The rows that a label traces to each of some facts."""
+        """The rows that labels trace to each of these facts."""
         found: defaultdict[int, set[str]] = defaultdict(set)
         for start in range(0, len(facts), PAGE):
             some = facts[start : start + PAGE]
@@ -261,7 +261,7 @@ class Workspace(StoredMemories):
         return int(row[0])
 
     def findings(self, *kinds: FindingKind) -> Iterator[Finding]:
-        """Findings of some kinds (all, where none is named), by memory."""
+        """Findings of these kinds (all, if none is named), by memory."""
         marks = ", ".join("?" * len(kinds))
         rows = self.db.execute(
             f"SELECT * FROM finding{f' WHERE kind IN ({marks})' if kinds else ''} ORDER BY kind, mem0_id, no", kinds
@@ -270,7 +270,7 @@ class Workspace(StoredMemories):
             yield Finding(row["kind"], row["mem0_id"], row["reason"], row["place"], json.loads(row["texts"]))
 
     def found_ids(self, *kinds: FindingKind) -> list[str]:
-        """The memories that findings of some kinds name, each once."""
+        """The memories that findings of these kinds name, each once."""
         rows = self.db.execute(
             f"SELECT DISTINCT mem0_id FROM finding WHERE kind IN ({', '.join('?' * len(kinds))})"
             " AND mem0_id IS NOT NULL ORDER BY mem0_id",
@@ -279,7 +279,7 @@ class Workspace(StoredMemories):
         return [row["mem0_id"] for row in rows]
 
     def has_finding(self, kind: FindingKind, mem0_id: str) -> bool:
-        """Whether something of this kind was found about a memory."""
+        """Whether there is a finding of this kind about a memory."""
         row = self.db.execute("SELECT 1 FROM finding WHERE kind = ? AND mem0_id = ? LIMIT 1", (kind, mem0_id))
         return row.fetchone() is not None
 
@@ -299,5 +299,5 @@ class Workspace(StoredMemories):
 
 
 def _is_extracted(row: ReceiptRow) -> bool | None:
-    """Whether the ledger names what was extracted from it; None where that was asked for and nothing is named."""
+    """Whether the ledger names what was extracted from it; None if extraction was requested and nothing is named."""
     return False if row.infer != "full" else (True if row.ids else None)

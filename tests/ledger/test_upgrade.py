@@ -155,8 +155,8 @@ def test_a_replay_goes_on_to_exactly_once_and_its_verification_begins_anew(folde
         now = datetime.fromisoformat(BEGAN) + timedelta(hours=1)
         summary = verify(server, state, [dump], mapping=mapping, reporter=reporter, now=lambda: now)
     assert [
-        f"the verification that another version began at {BEGAN} begins anew: what it found is about the ledger as that"
-        " version wrote it"
+        f"the verification that another version began at {BEGAN} starts over, because its findings are about the ledger"
+        " as that version wrote it"
     ] == reporter.messages
     assert [] == wrong
     assert ExitCode.DONE == first.exit_code

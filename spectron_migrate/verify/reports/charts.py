@@ -11,7 +11,7 @@ from spectron_migrate.verify.reports.text import visible
 
 WIDTH = 900
 OWNERS = 40
-"""At most this many users are drawn: those who lose the most."""
+"""The most users that are drawn: those who lose the most."""
 _BINS = 10
 
 

@@ -11,7 +11,7 @@ from spectron_migrate.verify.reports.parts import table, text
 from spectron_migrate.verify.reports.text import share_text
 
 SCOPES = 50
-"""At most so many scopes are shown, the fullest; the JSON report has all."""
+"""The most scopes that are shown: the fullest. The JSON report has all."""
 
 _STEPS = {
     "start": "the cutover began",
@@ -27,7 +27,7 @@ _STEPS = {
 
 
 def course(report: Mapping[str, Json]) -> str:
-    """All three; each is left out where there is nothing to show."""
+    """All three parts. A part with nothing to show is left out."""
     return f"{_scopes(report.get('scopes') or [])}{_trend(report)}{_timeline(report.get('cutover') or [])}"
 
 
@@ -52,7 +52,7 @@ def _scopes(scopes: Sequence[Mapping[str, Json]]) -> str:
 
 
 def _trend(report: Mapping[str, Json]) -> str:
-    """The verifications of this migration, this one last; nothing for the first one."""
+    """The verifications of this migration, this one last. Empty for the first one."""
     past = report.get("past") or []
     if not past:
         return ""

@@ -13,7 +13,7 @@ LAST_REPORT_OF_SOME = "dual-verify-some.json"
 """The same for a verification that was limited to some users."""
 
 MOST_HEADER = 1_000_000
-"""Bytes that hold every header."""
+"""The most bytes that a header takes."""
 _FIRST_LONG_ENTRY = "ids"
 
 

@@ -1,4 +1,4 @@
-"""Style and script of the HTML report. The page can be read without the script, which only filters."""
+"""Style and script of the HTML report. The page is readable without the script, which only filters."""
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1b2230;--soft:#5a6579;--line:#dfe3ea;--paper:#f6f7f9;--card:#fff;--good:#17693b;

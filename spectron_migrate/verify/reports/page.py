@@ -17,7 +17,7 @@ from spectron_migrate.verify.reports.summary_part import counts, gates, tiles, v
 from spectron_migrate.verify.reports.text import difficulty_text, findings_by_kind, interval_text, share_text
 
 ROWS = 2000
-"""At most this many findings of each kind are shown; the JSON report has all."""
+"""The most findings of each kind that are shown. The JSON report has all."""
 
 
 def html_report(report: Mapping[str, Json]) -> str:

@@ -16,7 +16,7 @@ def text(value: object) -> str:
 def table(columns: Iterable[str], rows: Iterable[str], *, numbers: Collection[str] = (), stacks: bool = False) -> str:
     """A table; the rows are HTML. `numbers`: columns whose cells have the class `number`.
 
-    `stacks`: where it is narrow, the cells of a row stand below each other, each with its `data-of`.
+    `stacks`: on a narrow page the cells of a row are stacked, each with its `data-of`.
     """
     head = "".join(f"<th{' class=number' if column in numbers else ''}>{text(column)}</th>" for column in columns)
     kind = " class=stacks" if stacks else ""

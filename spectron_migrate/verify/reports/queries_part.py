@@ -10,11 +10,11 @@ from spectron_migrate.verify.reports.parts import text
 from spectron_migrate.verify.reports.text import rank_change, reason_text, visible
 
 ROWS = 2000
-"""At most this many queries are shown; the JSON report has all."""
+"""The most queries that are shown. The JSON report has all."""
 
 
 def queries(answers: Sequence[Mapping[str, Json]]) -> str:
-    """All queries with filters; empty where none was asked."""
+    """All queries, with filters; empty if none was asked."""
     if not answers:
         return ""
     users = sorted({answer["owner"] for answer in answers})

@@ -87,7 +87,7 @@ def gates(found: Sequence[Mapping[str, Json]]) -> str:
 
 
 def counts(measured: Mapping[str, Json]) -> str:
-    """What is wrong by kind, and skipped rows by reason; nothing where there is nothing to say."""
+    """Findings by kind, and skipped rows by reason; empty if there are none."""
     integrity = measured["integrity"]
     rows = [(name.replace("_", " "), integrity[name]) for name in _WRONG if integrity.get(name)]
     rows += [(f"skipped: {why}", number) for why, number in integrity["skipped_by_reason"].items()]

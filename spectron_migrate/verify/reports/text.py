@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from spectron_migrate.records import Json
 
 EASY = 0.95
-"""Where a search that counts shared words finds at least so many, any search would."""
+"""If a search that only counts shared words finds at least this share, any search would."""
 LISTED = 100
-"""Findings of a kind that a report without texts names; the JSON report has all."""
+"""The most findings of a kind that a report without texts lists. The JSON report has all."""
 
 
 def visible(text: object) -> str:
@@ -39,7 +39,7 @@ def value_text(value: Json) -> str:
 
 
 def interval_text(interval: Mapping[str, Json]) -> str:
-    """A mean with its interval, and what the interval speaks about."""
+    """A mean with its interval, and what the interval is about."""
     about = {
         "users": "users like these",
         "queries": "within these users",
@@ -66,7 +66,7 @@ def findings_by_kind(findings: Sequence[Mapping[str, Json]]) -> dict[str, list[M
 
 
 def rank_change(before: int | None, now: int) -> str:
-    """The rank in Mem0's answer beside that in Spectron's: `3 → 1`; only the rank where both agree or Mem0 has none."""
+    """The rank in Mem0's answer and that in Spectron's: `3 → 1`; a single rank if both agree or Mem0 has none."""
     return f"{now}" if before in (None, now) else f"{before} → {now}"
 
 

@@ -32,7 +32,10 @@ MEANINGS: Mapping[str, str] = {
 
 
 def verdict_sentence(report: Mapping[str, Json]) -> str:
-    """The verdict as somebody would say it. Of some users only, it says so: a cutover needs one of everybody."""
+    """The verdict in a sentence.
+
+    If it is about some users only, it says so, because a cutover needs one about everybody.
+    """
     integrity, users = report["measured"]["integrity"], verified_users(report)
     there = f"{integrity['present']:,} of {counted(integrity['expected'], 'memory')} are there"
     seen = f", {_isolation(report)}"
@@ -49,13 +52,13 @@ def verdict_sentence(report: Mapping[str, Json]) -> str:
 
 
 def verdict_title(report: Mapping[str, Json]) -> str:
-    """The verdict, and of whom it is if not of everybody."""
+    """The verdict, and which users it is about, if not everybody."""
     users = verified_users(report)
     return f"{report['verdict']} for {users}" if users else str(report["verdict"])
 
 
 def verified_users(report: Mapping[str, Json]) -> str:
-    """The users that a verification was limited to; empty for one of everybody."""
+    """The users that a verification was limited to; empty if it covered everybody."""
     users = report["options"].get("users") or []
     return f"user {users[0]} alone" if len(users) == 1 else f"{counted(len(users), 'user')} alone" if users else ""
 
