@@ -1,4 +1,4 @@
-"""The dump on disk: one directory that records what Mem0 held, when, and how that is known.
+"""The dump on disk: a directory that records what Mem0 held, when, and how that is known.
 
 The manifest is renamed into place last, so a crash at any point leaves the old dump or the new one, never a mixture.
 Raw Mem0 files are opened behind the same interface.

@@ -1,4 +1,4 @@
-"""Which memories of a scan go into its dump: what filters and `since` admit, and what must not be missed."""
+"""Decides which memories of a scan go into its dump: those that filters and `since` admit, and some others."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ CREATE TABLE known (id BLOB PRIMARY KEY, text BLOB) WITHOUT ROWID;
 
 
 class Admission:
-    """The limits of one scan, with what the old dump says of its memories.
+    """The limits of one scan, and what the old dump says of its memories.
 
-    A memory whose owner changed is admitted for its old owner too. One that did not change since the time that was
-    named is admitted if the old dump holds another text of it: some writers of Mem0 leave `updated_at` as it was.
+    A memory whose owner changed is admitted for its old owner too. A memory that did not change since `since` is
+    admitted if the old dump has another text of it, because some writers of Mem0 do not change `updated_at`.
     """
 
     def __init__(self, filters: Filters, since: str | None) -> None:

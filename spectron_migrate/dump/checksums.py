@@ -14,18 +14,18 @@ from spectron_migrate.files.atomic import replace_file
 
 NAME = ".checked"
 KEEP_FROM = 16 * 2**20
-"""Bytes; a smaller file is hashed faster than it is worth keeping."""
+"""In bytes. For a smaller file, hashing again is cheaper than keeping the checksum."""
 _SETTLED_NS = 2 * 10**9
-"""A file that was written less than this ago may be written again without another time: clocks have ticks."""
+"""A file written within this time may be written again without a new modification time, because clocks have ticks."""
 _MOST = 100
 
 Stamp = tuple[int, ...]
 _known: dict[Stamp, str] = {}
-"""Of files that this process has hashed: a follower opens the same dump again."""
+"""Checksums of files that this process has hashed, because a follower opens the same dump again and again."""
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
-    """Device, inode, size and times of a file: another one after every write, once the clock has ticked."""
+    """Device, inode, size and times of a file, which change with every write once the clock has ticked."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
@@ -58,7 +58,7 @@ class Checksums:
         return checksum
 
     def keep(self) -> None:
-        """Write down what was hashed. In a folder that is not writable it is hashed again next time."""
+        """Save the checksums. If the folder is not writable, the files are hashed again next time."""
         if not self._new:
             return
         inodes = {stamp[1] for stamp in self._new}

@@ -1,4 +1,4 @@
-"""Which of several rows of one id goes into the dump. Pure."""
+"""Decides which of several rows with one id goes into the dump. Pure."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ OTHER_OWNER = "the same id with another owner"
 """Reasons why a copy is skipped."""
 
 CONFLICTS = (OTHER_TEXT, OTHER_OWNER)
-"""Reasons for which a memory may be lost: nothing tells which of the two is the memory of that id."""
+"""Reasons for which a memory may be lost, because nothing shows which of the two is the memory with that id."""
 
 
 def row_to_drop(
     kept: SeenRow, row: SeenRow, line_at: Callable[[int], bytes], *, rereads: bool
 ) -> tuple[SeenRow, str | None]:
-    """The one of two rows of an id to drop, and the reason to list it as skipped; None if it is not to be listed.
+    """Which of two rows with one id to drop, and the reason to list it as skipped; None if it is not listed.
 
     `row` came after `kept`; `line_at` reads a line at an offset. With `rereads`, or in a later pass, `row` is the same
     row read again: the later reading counts, and the earlier one is not listed. Otherwise they are copies in files, and
-    the newer one counts, in whatever order the files were read.
+    the newer one counts, whatever the order in which the files were read.
     """
     if not row.written:
         return (row if kept.written else kept), None  # a written row wins over one that was skipped or filtered out
@@ -58,16 +58,19 @@ def _changed_at(row: Mapping[str, Json]) -> str:
 
 
 def _owners(row: Mapping[str, Json]) -> int:
-    """How many owners it names: some listings leave out the one that they were asked for."""
+    """How many owners the row names: some listings leave out the one that they were asked for."""
     return sum(row[name] is not None for name in ENTITY_IDS)
 
 
 def _differ_in_creation_alone(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> bool:
-    """Whether `created_at`, and what was computed from it, is all that differs: an import then gave it a later one."""
+    """Whether only `created_at`, and what was computed from it, differs: then an import gave the row a later one."""
     ignored = ("created_at", "text_at", "text_at_source")
     return all(theirs.get(name) == value for name, value in ours.items() if name not in ignored)
 
 
 def _have_different_owners(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> bool:
-    """Whether they name different owners of one kind: two memories then, that number their rows alike."""
+    """Whether they name different owners of one kind.
+
+    Then they are two memories, from sources that number rows alike.
+    """
     return any(ours[name] and theirs[name] and ours[name] != theirs[name] for name in ENTITY_IDS)

@@ -1,4 +1,4 @@
-"""Which of Mem0's configurations a dump was exported with, so that a verification can ask the same Mem0."""
+"""Remembers which configuration of Mem0 a dump was exported with, so that a verification can ask the same Mem0."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STANDARD_INPUT, DEFAULT = "-", "default"
 
 
 def remember_config(dump: Path, config: str | None) -> None:
-    """Note the configuration beside the dump: an absolute path, or `default`; None or standard input: no note."""
+    """Note the configuration beside the dump: an absolute path, or `default`. None and standard input leave no note."""
     note = dump / FILE
     if config is None or config == STANDARD_INPUT:
         note.unlink(missing_ok=True)
@@ -22,7 +22,7 @@ def remember_config(dump: Path, config: str | None) -> None:
 
 
 def remembered_config(dumps: Iterable[Path]) -> str | None:
-    """The configuration that the first dump with a note was exported with; None where there is none."""
+    """The configuration with which the first of the dumps that has a note was exported; None if none has one."""
     for dump in dumps:
         note = read_json(dump / FILE)
         if note is not None and isinstance(note.get("mem0_config"), str):

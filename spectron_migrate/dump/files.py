@@ -1,4 +1,4 @@
-"""Writing the files of a dump: private, checksummed while written, durable before the manifest names them."""
+"""Writes the files of a dump: private, checksummed while written, and durable before the manifest names them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _BUFFER = 1 << 18
 _PIECE = 1 << 19
 _SYNC_EACH = 1 << 26
 _MOST_PENDING = 4
-"""Pieces that wait to be written, each of a megabyte or two at most, unless one text is longer."""
+"""The most pieces that wait to be written. Each has a megabyte or two at most, unless one text is longer."""
 
 
 class LineFile:
     """A new file of lines that computes its own checksum; readable by its owner alone.
 
-    Lines are held until they are a large piece, which a thread of its own hashes and writes beside the reading.
+    Lines are collected into large pieces, which a thread of its own hashes and writes while reading goes on.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,7 +53,7 @@ class LineFile:
         self.write_all([line])
 
     def write_all(self, lines: list[bytes]) -> None:
-        """Write these lines; those that are empty are none."""
+        """Write these lines, without empty ones."""
         self._held += lines
         self.size += sum(map(len, lines))
         self.count += len(lines) - lines.count(b"")
@@ -91,7 +91,7 @@ class LineFile:
     def discard(self) -> None:
         self._end()
         self.path.unlink(missing_ok=True)
-        with suppress(OSError):  # the disk is full, but the data is not needed any more
+        with suppress(OSError):  # the disk may be full, but the data is not needed any more
             self._file.close()
 
     def _take_held(self) -> bytes:
@@ -104,13 +104,13 @@ class LineFile:
         self._file.write(data)
         self._hash.update(data)
         self._unsynced += len(data)
-        if self._unsynced >= _SYNC_EACH:  # a gigabyte that is synced at the end is a gigabyte to wait for
+        if self._unsynced >= _SYNC_EACH:  # syncing a gigabyte only at the end would mean a long wait
             self._file.flush()
             os.fsync(self._file.fileno())
             self._unsynced = 0
 
     def _wait(self, most: int = 0) -> None:
-        """Until at most so many pieces are left to write; raises what writing raised."""
+        """Wait until at most this many pieces are left to write; raises what writing raised."""
         while len(self._pending) > most:
             self._pending[0].result()
             self._pending.popleft()
@@ -127,7 +127,7 @@ class LineFile:
 
 
 def json_line(value: Json) -> bytes:
-    """One line of JSON, the same for equal values; a value that JSON has no form for is written as text."""
+    """One line of JSON, the same for equal values. A value that JSON cannot hold is written as text."""
     try:
         return canonical(value) + b"\n"
     except UnicodeEncodeError:  # a lone surrogate can only be written as an escape
@@ -137,7 +137,7 @@ def json_line(value: Json) -> bytes:
 
 
 def memory_line(memory: Memory, known: tuple[str, int] | None) -> bytes:
-    """The line of a memory; `known`: when the text came to be according to Mem0's history, and the row that says so."""
+    """The line of a memory. `known`: when the text came to be, by Mem0's history, and the row that says so."""
     row: dict[str, Json] = {
         "actor_id": memory.actor_id,
         "agent_id": memory.agent_id,
@@ -174,7 +174,7 @@ def set_time(row: dict[str, Json], known: tuple[str, int]) -> None:
 
 
 def _as_json(value: Any) -> Json:
-    """A value out of a pickle in JSON types: times in ISO form, bytes in base64, anything else as `str` gives it."""
+    """A value from a pickle in JSON types: times in ISO form, bytes in base64, anything else by `str`."""
     if isinstance(value, Mapping):
         return {str(name): _as_json(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Recognises an import by the times of all memories: `updated_at` is then when it ran, not when a text changed."""
+"""Recognises an import by the times of all memories. Then `updated_at` says when it ran, not when a text changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spectron_migrate.records import is_time, parse_time
 _RAN_WITHIN = timedelta(hours=1)
 _CREATED_OVER = timedelta(days=30)
 _MOST = 0.9
-"""Memories that came after the import have an `updated_at` of their own; this share has to be of the import."""
+"""The share of memories whose `updated_at` must be from the import. Memories added later have one of their own."""
 
 
 class ImportSigns:
@@ -22,7 +22,7 @@ class ImportSigns:
         self._updated: tuple[str, str] | None = None
 
     def add(self, times: Iterable[tuple[str | None, str | None]]) -> None:
-        """Look at `created_at` and `updated_at` of these memories."""
+        """Add `created_at` and `updated_at` of these memories."""
         for created_at, updated_at in times:
             if created_at is None or not is_time(created_at):
                 continue

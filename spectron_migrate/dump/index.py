@@ -1,8 +1,8 @@
-"""Which ids a scan has seen, and at which file offsets their lines are: a small SQLite file, so memory stays flat.
+"""Which ids a scan has seen, and at which file offsets their lines are: a small SQLite file, so memory use stays flat.
 
-Rows are appended as they come, packed a batch at a time. They are unpacked into a table with one row for each, and
-the index by id is built, when that is first needed: most scans never need it, and for a million random ids it costs
-more than everything else an export does.
+Rows are appended as they come, packed a batch at a time. When they are first needed by id, they are unpacked into a
+table with one row for each, and the index by id is built. Most scans never need that, and for a million random ids it
+costs more than everything else in an export.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ CREATE TABLE owner (kind TEXT, id BLOB, memories INTEGER, PRIMARY KEY (kind, id)
 _SELECT = "SELECT number, id, pass, offset, record, text FROM seen"
 _OWNERS = ("user", "agent", "run")
 _OWNERS_IN_MEMORY = 10_000
-"""Owners whose counts are kept in memory before they are written to the file."""
+"""The most owners whose counts are kept in memory before they are written to the file."""
 
 _BATCH = 250
-"""Rows held in memory at once: those of a thousand no longer fit into the processor's cache."""
+"""How many rows are held in memory at once: a thousand no longer fit into the processor's cache."""
 
 BATCH_BYTES = 1 << 20
-"""Bytes of lines held in memory at once: a text may be huge."""
+"""The most bytes of lines held in memory at once, because a text may be huge."""
 
 _LOOKUP_BATCH = 500
 _MOST_HASHES = 8_000_000
-"""Rows up to which a search for ids that came twice is done in memory: 16 bytes a row."""
+"""Up to this many rows, ids that came twice are searched for in memory: 16 bytes for each row."""
 _RECORD_SIZE, _TEXT_SIZE = 16, 8
-"""Bytes of the digests of a line and of its text."""
+"""The size in bytes of the digest of a line, and of its text."""
 
 _owners_of = attrgetter("user_id", "agent_id", "run_id")
 _times_of = attrgetter("created_at", "updated_at")
 
 
 class Batch:
-    """Rows of a scan that are written together: what is needed of each is taken from all of them at once."""
+    """Rows of a scan that are written together, so that what is needed of them is extracted for all at once."""
 
     __slots__ = ("ids", "lines", "memories", "size")
 
@@ -66,25 +66,25 @@ class Batch:
         self.lines: list[bytes] = []
         """The lines for the dump; empty for a row that was filtered out or skipped."""
         self.memories: list[Memory] = []
-        """Of the rows with a line."""
+        """The memories of the rows with a line."""
         self.size = 0
-        """Bytes of all lines."""
+        """The size of all lines in bytes."""
 
     def add(self, memory: Memory, line: bytes) -> None:
-        """A row that goes into the dump."""
+        """Add a row that goes into the dump."""
         self.ids.append(memory.id)
         self.lines.append(line)
         self.memories.append(memory)
         self.size += len(line)
 
     def add_unwritten(self, memory_id: str) -> None:
-        """A row that the store holds but that is not written to the dump."""
+        """Add a row that the store holds but that is not written to the dump."""
         self.ids.append(memory_id)
         self.lines.append(b"")
 
     @property
     def is_full(self) -> bool:
-        """Whether it should be written now."""
+        """Whether the batch should be written now."""
         return len(self.ids) >= _BATCH or self.size >= BATCH_BYTES
 
     @property
@@ -102,7 +102,7 @@ class SeenRow(NamedTuple):
     """One row of the scan, as the index recorded it."""
 
     number: int
-    """Rows are numbered in the order they came."""
+    """The row's number, in the order in which rows came."""
     id: str
     pass_number: int
     offset: int
@@ -119,7 +119,10 @@ class SeenIndex:
     """The index of one scan."""
 
     def __init__(self, path: Path, *, compares: bool) -> None:
-        """Create it at `path`, which must not exist; `compares`: the rows are to be compared with another dump's."""
+        """Create it at `path`, which must not exist.
+
+        `compares`: whether the rows will be compared with another dump's.
+        """
         path.touch(mode=0o600)
         self._path = path
         self._compares = compares
@@ -127,7 +130,7 @@ class SeenIndex:
         self._db.executescript(_SCHEMA)
         self._is_unpacked = self._is_sorted = False
         self._hashes = array("q")
-        """Of the ids of all rows that were ever appended."""
+        """Hashes of the ids of all rows that were ever appended."""
         self._counted: dict[str, Counter[str | None]] = {kind: Counter() for kind in _OWNERS}
 
     def append(self, batch: Batch, offset: int, number: int) -> None:
@@ -148,7 +151,7 @@ class SeenIndex:
         self._is_unpacked = False
 
     def _unpack(self) -> None:
-        """Make rows of the batches that were appended."""
+        """Unpack the appended batches into rows."""
         if self._is_unpacked:
             return
         if self._is_sorted:
@@ -181,7 +184,10 @@ class SeenIndex:
         self._db.execute("DROP TABLE again")
 
     def keep_only(self, kept: SeenRow, dropped: Sequence[SeenRow]) -> None:
-        """Keep one of the rows of an id, with the pass it was last seen in; the lines of the others become dead."""
+        """Keep one of the rows of an id, with the pass in which it was last seen.
+
+        The lines of the others become dead.
+        """
         self._db.execute("UPDATE seen SET pass = ? WHERE number = ?", (kept.pass_number, kept.number))
         self._db.executemany("DELETE FROM seen WHERE number = ?", [(row.number,) for row in dropped])
         self._mark_dead([row.offset for row in dropped if row.written])
@@ -202,7 +208,9 @@ class SeenIndex:
     def beside(
         self, lines: Iterable[bytes], advance: Callable[[int], None] | None = None
     ) -> Iterator[tuple[bytes, SeenRow | None, Json]]:
-        """Lines of another file, each with the row of the same id, if any, and decoded unless the row's line is equal.
+        """Lines of another file, each with the row of the same id, if any.
+
+        A line is decoded unless the row's line is equal.
 
         `advance` gets the number of lines read.
         """
@@ -226,10 +234,10 @@ class SeenIndex:
                 advance(len(batch))
 
     def _from_number(self, first: int, count: int) -> list[SeenRow]:
-        """Rows by number, from `first` on; at least `count`, if there are as many.
+        """Rows by number, from `first` on; at least `count`, if there are that many.
 
-        Stores list in the same order each time, so these usually are the rows sought. Looking up a million rows by
-        id costs more than all the rest of an export.
+        Stores list in the same order each time, so these usually are the rows that are needed. Looking up a million
+        rows by id costs more than all the rest of an export.
         """
         rows = self._db.execute(f"{_SELECT} WHERE number >= ? ORDER BY number LIMIT ?", (first, count))
         found = [_seen_row(row) for row in rows]
@@ -256,7 +264,7 @@ class SeenIndex:
         return int(self._db.execute(sql).fetchone()[0])
 
     def forget_before(self, number: int) -> None:
-        """Drop ids that were last seen before pass `number`, from 1: they are no longer in the store."""
+        """Drop ids that were last seen before pass `number` (from 1), because they are no longer in the store."""
         if number == 1:
             return
         self._unpack()
@@ -276,11 +284,11 @@ class SeenIndex:
         self._db.executemany("INSERT OR IGNORE INTO dead VALUES (?)", [(offset,) for offset in offsets])
 
     def dead(self) -> Iterator[int]:
-        """Offsets of lines that do not count, ascending."""
+        """Offsets of dead lines, ascending."""
         return (row[0] for row in self._db.execute("SELECT offset FROM dead ORDER BY offset"))
 
     def count_owners(self, owners: Sequence[tuple[str | None, str | None, str | None]], sign: int = 1) -> None:
-        """Add one memory to (`sign` -1: subtract it from) the counts of its user, agent and run, for each of these."""
+        """Add these memories to the counts of their users, agents and runs; with `sign` -1, subtract them."""
         for (_, counted), ids in zip(self._counted.items(), zip(*owners, strict=True), strict=False):
             if sign > 0:
                 counted.update(ids)
@@ -313,20 +321,20 @@ class SeenIndex:
         return int(self._db.execute(sql, (kind,)).fetchone()[0])
 
     def users_among(self, users: Iterable[str]) -> dict[str, int]:
-        """Memories of each of these users."""
+        """How many memories each of these users has."""
         self._write_owners()
         sql = "SELECT coalesce(max(memories), 0) FROM owner WHERE kind = 'user' AND id = ?"
         return {user: self._db.execute(sql, (to_bytes(user),)).fetchone()[0] for user in users}
 
     def users(self) -> dict[str, int]:
-        """Memories of each user."""
+        """How many memories each user has."""
         self._write_owners()
         sql = "SELECT id, memories FROM owner WHERE kind = 'user' AND memories > 0 ORDER BY id"
         return {from_bytes(row[0]): row[1] for row in self._db.execute(sql)}
 
     def hide(self) -> None:
-        """Take its name away, so that the file ends with the process."""
-        with suppress(OSError):  # where an open file cannot be removed, `close` does it
+        """Remove the file's name, so that the file ends with the process."""
+        with suppress(OSError):  # if an open file cannot be removed, `close` removes it
             self._path.unlink()
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ HISTORY = "history.jsonl"
 RELATIONS = "relations.jsonl"
 
 MOST_ANCESTORS = 500
-"""How many generations back a dump knows its ancestors; of older ones nobody can say that it descends from them."""
+"""How many generations back a dump knows its ancestors. It cannot be shown to descend from older ones."""
 
 EXPORT_AGAIN = "export it again: `spectron-migrate export`"
 
@@ -52,16 +52,18 @@ class Manifest:
     native_count: int | None
     """How many rows the store itself reported at the end of the last scan."""
     began: str
-    """Start of the oldest scan from which a memory in the dump still comes: no row was read before it."""
+    """Start of the oldest scan that a memory in the dump still comes from. No row was read before it."""
     ended: str
     scan_id: str
     scan_began: str
     """Start of the last scan."""
     complete: bool | None
-    """Whether each scan from which a memory in the dump comes read all that it was asked for: true if counts prove
-    it, false if something is missing, None if neither can be shown."""
+    """Whether each scan that a memory in the dump comes from read everything that it was asked for.
+
+    True if counts prove it, false if something is missing, None if neither can be shown.
+    """
     whole: bool
-    """Some scan read everything, without a filter: a memory that is not in the dump was not in Mem0."""
+    """Whether some scan read everything, without a filter. Then a memory that is not in the dump was not in Mem0."""
     memories: int
     users: Mapping[str, int]
     """Number of memories by user."""
@@ -70,11 +72,11 @@ class Manifest:
     skipped: Mapping[str, int]
     """How many rows of the last scan were skipped, by reason; each is named in `skipped.jsonl`."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Those of the skipped rows that had content, so that something is missing."""
+    """How many of the skipped rows had content, by reason. Then something is missing."""
     filtered: int = 0
     """Rows of the last scan that its filters left out."""
     filters: Mapping[str, Json] = field(default_factory=dict)
-    """What the last scan was limited to; empty if to nothing."""
+    """What the last scan was limited to; empty if it was not limited."""
     fence: str | None = None
     """The fence of a running cutover (a time), after which the scan began."""
     returned: tuple[str, ...] = ()
@@ -84,18 +86,18 @@ class Manifest:
     tombstones: Mapping[str, Tombstone] = field(default_factory=dict)
     files: Mapping[str, FileSum] = field(default_factory=dict)
     generation: int = 0
-    """How often the dump was brought up to date, counted from 1; 0 in a manifest made before generations were kept."""
+    """How often the dump was brought up to date, counted from 1; 0 in a manifest from before generations were kept."""
     ancestors: tuple[str, ...] = ()
     """Digests of the manifests that it was brought up to date from, newest first; the newest `MOST_ANCESTORS`."""
     imported: bool = False
-    """Whether all `updated_at` are those of one import, so that they say nothing about the texts."""
+    """Whether all `updated_at` come from one import, so that they say nothing about the texts."""
     format: int = FORMAT
     chained: str = ""
-    """The digest where files of changes lie over `manifest.json`: it covers that file and all of them."""
+    """The digest if there are files of changes: it covers `manifest.json` and all of them."""
 
     @property
     def completeness(self) -> bool | None:
-        """`complete`; None for a dump of files from before their totals were counted, which claimed to be complete."""
+        """`complete`, but None for a dump of files from before totals were counted, which claimed to be complete."""
         is_claim = self.complete is True and self.source.kind == "files" and self.native_count is None
         return None if is_claim else self.complete
 
@@ -115,7 +117,7 @@ class Manifest:
         return self.chained or digest(canonical_json(self._fields()))
 
     def to_json(self) -> dict[str, Json]:
-        """As `manifest.json` holds it."""
+        """The form in `manifest.json`."""
         return {**self._fields(), "digest": self.digest}
 
     def _fields(self) -> dict[str, Json]:
@@ -225,7 +227,7 @@ def read_base_manifest(path: Path) -> Manifest | None:
 
 
 def pending_name(name: str, scan_id: str) -> str:
-    """Name of a new file beside the old one, until the new manifest is renamed into place."""
+    """Name of a new file beside the old one, which it keeps until the new manifest is renamed into place."""
     return f".{name}.{scan_id}"
 
 
@@ -236,5 +238,5 @@ def describe_relations(number: int) -> str:
 
 
 def all_complete(*parts: bool | None) -> bool | None:
-    """False if one part is not complete, None if that is not provable of one, else True."""
+    """False if any part is not complete, None if that cannot be shown for some part, else True."""
     return False if False in parts else None if None in parts else True

@@ -1,4 +1,4 @@
-"""Rules for merging a scan with the dump that was there before."""
+"""Rules for merging a scan with the previous dump."""
 
 from __future__ import annotations
 
@@ -21,33 +21,36 @@ class DumpUpdate:
     new: int
     changed_text: int
     changed_otherwise: int
-    """The text is the same; metadata, times or state are not."""
+    """Memories with the same text, but other metadata, times or state."""
     deleted: int
     differing: frozenset[str] | None = None
-    """Ids of the memories that are new, deleted, back, or have another text; None if they are too many to name."""
+    """Ids of memories that are new, deleted, back, or have another text; None if there are too many to name."""
 
 
 @dataclass(slots=True)
 class MergeResult:
-    """What comparing the old dump with the scan found; all but the last two are counts of memories."""
+    """The result of comparing the old dump with the scan. All but the last two are counts of memories."""
 
     matched: int = 0
-    """In both."""
+    """Memories that are in both."""
     carried: int = 0
-    """Only in the old dump, and kept."""
+    """Memories that are only in the old dump, and are kept."""
     changed_text: int = 0
     changed_otherwise: int = 0
     deleted: int = 0
-    """Only in the old dump; they get a tombstone."""
+    """Memories that are only in the old dump, and get a tombstone."""
     returned: list[str] = field(default_factory=list)
     tombstones: dict[str, Tombstone] = field(default_factory=dict)
     differing: list[str] = field(default_factory=list)
-    """Ids of memories that are in both with different texts, or only in the old dump: one more than are named."""
+    """Ids of memories that are in both with different texts, or only in the old dump.
+
+    Kept up to one too many to name.
+    """
     numbers: bytearray = field(default_factory=bytearray)
     """For the number of each row of the scan, whether the old dump knows its memory."""
 
     def differs(self, memory_id: str) -> None:
-        """Name a memory that is not what it was."""
+        """Note a memory that has changed."""
         if len(self.differing) <= MOST_DIFFERING:
             self.differing.append(memory_id)
 
@@ -58,19 +61,19 @@ class MergeResult:
         self.numbers[found.number] = 1
 
     def all_differing(self, seen: SeenIndex, new: int) -> frozenset[str] | None:
-        """The same with the `new` memories, which the old dump does not have; None if they are too many to name."""
+        """`differing` with the `new` memories, which the old dump does not have; None if there are too many to name."""
         if new + len(self.differing) > MOST_DIFFERING:
             return None
         return frozenset(self.differing).union(seen.not_among(self.numbers) if new else ())
 
     def returned_at(self, old: Manifest | None, began: str) -> dict[str, str]:
-        """Kept over later scans: a reader that saw the tombstone must learn that it is gone, however late it reads."""
+        """Kept in later scans: a reader that saw the tombstone must learn that it is gone, however late it reads."""
         earlier = old.returned_at if old is not None else {}
         kept = {memory_id: at for memory_id, at in earlier.items() if memory_id not in self.tombstones}
         return {**kept, **dict.fromkeys(self.returned, began)}
 
     def compare(self, found: SeenRow, line: bytes, row: Json) -> None:
-        """Count a memory that is in both, by what changed; `row`: the old line decoded, None where both are equal."""
+        """Count a memory that is in both, by what changed. `row`: the old line, decoded; None if both are equal."""
         self.matched += 1
         self.knows(found)
         if row is None:
@@ -111,7 +114,7 @@ def describe_source(source: SourceInfo) -> str:
 
 
 def later_than(last: str | None, began: str) -> str:
-    """Start of a scan, and always later than the last one's, even if the clock was set back in between."""
+    """The start of a scan, which is always later than the last one's, even if the clock was set back in between."""
     if last is None or began > last:
         return began
     return format_time(parse_time(last) + timedelta(microseconds=1))

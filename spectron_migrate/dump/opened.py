@@ -27,9 +27,10 @@ from spectron_migrate.records import Json, Memory, Skipped, SourceInfo, reason_k
 
 
 class Dump:
-    """A dump whose files were checked when it was opened; memories are streamed, never all in memory.
+    """A dump whose files were checked when it was opened.
 
-    Its files stay open, so it stays the same dump even while an export replaces it.
+    Memories are streamed, never all held in memory. Its files stay open, so it stays the same dump even if an export
+    replaces it.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Dump:
 
     @property
     def began(self) -> str | None:
-        """Start of the oldest scan from which a memory in the dump comes; None if no scan time is known."""
+        """Start of the oldest scan that a memory in the dump comes from; None if no scan time is known."""
         return None if self.source.kind == "files" else self.manifest.began
 
     @property
@@ -108,7 +109,7 @@ class Dump:
 
     @property
     def left_out(self) -> Iterator[Skipped]:
-        """Those of the skipped rows that had content, so that a memory is missing."""
+        """How many of the skipped rows had content, by reason. Then a memory is missing."""
         return (row for row in self.skipped if reason_key(row.reason) in self.manifest.left_out)
 
     def memories(self) -> Iterator[Memory]:
@@ -175,7 +176,7 @@ class Dump:
 
 
 class _IndependentReader(io.RawIOBase):
-    """Reads an open file from its start, with a position of its own."""
+    """Reads an open file from the start, with a position of its own."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._descriptor = file.fileno()

@@ -1,4 +1,4 @@
-"""Whether filters select anything: an id with a typing error must not look like a run that has nothing left to do."""
+"""Checks that filters select anything: a misspelled id must not look like a run that has nothing left to do."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from spectron_migrate.errors import InputError
 from spectron_migrate.records import Filters, Memory, name_first
 
 MOST_IDS = 1000
-"""Ids of a kind that are remembered, to name some of them."""
+"""How many ids of a kind are remembered, so that some can be named."""
 _KINDS = {"user": "user_id", "agent": "agent_id", "run": "run_id"}
 
 
 class OwnersSeen:
-    """Which owners the memories have that filters were tried on, and whether the filters admit one of them."""
+    """The owners of memories that filters were tried on, and whether the filters admit any of these memories."""
 
     def __init__(self, filters: Filters) -> None:
         self._filters = filters
@@ -25,7 +25,7 @@ class OwnersSeen:
         }
         self._ids: dict[str, set[str]] = {kind: set() for kind in self._wanted}
         self.selects = not filters
-        """Whether a memory was admitted; without filters everything is."""
+        """Whether any memory was admitted. Without filters, every memory is."""
 
     def look(self, memories: Iterable[Memory]) -> Self:
         """Look at memories until one is admitted."""
@@ -46,7 +46,7 @@ class OwnersSeen:
                 known.add(owner)
 
     def refusal(self, place: str) -> InputError:
-        """What to say if nothing is selected; `place`: what has no such memory."""
+        """The message if nothing is selected. `place`: where there is no such memory."""
         wanted = " and ".join(f"{kind} {_name(ids)}" for kind, ids in self._wanted.items())
         there = "; ".join(f"{kind}s: {_name(ids) or 'none'}" for kind, ids in self._ids.items())
         return InputError(f"{place} has no memory of {wanted}", hint=f"it has memories of these {there}")

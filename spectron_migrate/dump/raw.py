@@ -30,7 +30,8 @@ def open_any(paths: Sequence[Path], *, now: datetime | None = None) -> Dump:
 
 
 def _open_raw(paths: Sequence[Path], now: datetime) -> Dump:
-    # These load archive formats and everything that writes a dump: to read one takes neither.
+    # Imported here, because they load archive formats and everything that writes a dump, which reading a dump does not
+    # need.
     from spectron_migrate.dump.writer import DumpWriter
     from spectron_migrate.mem0.formats.files import FilesReader
     from spectron_migrate.mem0.unreadable import UnreadableFields

@@ -1,4 +1,4 @@
-"""Bringing a dump up to date: the rows of a scan are merged by id into the old dump, in constant memory.
+"""Brings a dump up to date: merges the rows of a scan by id into the old dump, in constant memory.
 
 Rows go to a new file as they come. `commit` then reads the old dump once, compares its memories with the scan, keeps
 them or gives them a tombstone, and renames the manifest last.
@@ -58,7 +58,7 @@ from spectron_migrate.records import (
 
 
 class DumpWriter:
-    """Writes one scan into a dump directory; a block that ends without `commit` leaves the old dump."""
+    """Writes one scan into a dump directory. A block that ends without `commit` leaves the old dump as it was."""
 
     def __init__(
         self,
@@ -72,9 +72,9 @@ class DumpWriter:
     ) -> None:
         """Open or create the directory.
 
-        `rereads`: an id that comes twice is one row read twice, and the later reading counts. Otherwise it is two
-        copies: the newer one counts, and the other is listed as skipped. Raises InputError if the directory holds
-        the dump of another source, an altered dump, or something else.
+        `rereads`: an id that comes twice is one row that was read twice, and the later reading counts. Otherwise these
+        are two copies: the newer one counts, and the other is listed as skipped. Raises InputError if the directory
+        holds the dump of another source, an altered dump, or something else.
         """
         self.path = path
         self.skipped: Counter[str] = Counter()
@@ -206,7 +206,7 @@ class DumpWriter:
         return DumpUpdate(manifest, new, merge.changed_text, merge.changed_otherwise, merge.deleted, differing)
 
     def begin_changes(self) -> ChangesWriter | None:
-        """After `commit`: what lays later changes over this dump; None unless it was read whole, and is complete."""
+        """After `commit`: the writer of later changes to this dump; None unless it was read whole and is complete."""
         index, self._index = self._index, None
         if self._published is None or index is None:
             self._index = index
@@ -254,13 +254,13 @@ class DumpWriter:
         self._settled = False
 
     def _settle(self) -> None:
-        """Choose one of several rows of an id; the lines of the others are dead, and `commit` leaves them out."""
+        """Choose one of several rows of an id. The lines of the others are dead, and `commit` leaves them out."""
         self._flush()
         if self._settled:
             return
         line_at = self._files[MEMORIES].line_at
         for rows in self._seen.repeated():
-            if not self._rereads:  # copies in files: the same one is kept in whatever order they came
+            if not self._rereads:  # for copies in files: the same one is kept, in whatever order they came
                 rows.sort(key=lambda row: (row.pass_number, line_at(row.offset) if row.written else b""))
             kept, *rest = rows
             dropped = []
@@ -388,7 +388,7 @@ class DumpWriter:
         )
 
     def _publish(self, manifest: Manifest) -> None:
-        """The scan becomes the dump when the manifest is renamed; what follows can be repeated after a crash."""
+        """The scan becomes the dump when the manifest is renamed. What follows can be repeated after a crash."""
         for name, file in list(self._files.items()):
             if name not in manifest.files:
                 self._files.pop(name).discard()
@@ -396,7 +396,7 @@ class DumpWriter:
                 file.finish()
         draft = self.path / f".manifest.{self._scan_id}"
         write_durably(draft, json.dumps(manifest.to_json(), ensure_ascii=True, indent=1).encode() + b"\n")
-        self._files.clear()  # they belong to the dump now: `abort` must not discard them
+        self._files.clear()  # they now belong to the dump, so `abort` must not discard them
         draft.replace(self.path / MANIFEST)
         sync_folder(self.path)
         roll_forward(self.path, manifest)

@@ -1,4 +1,4 @@
-"""Addresses of servers that Mem0 runs or uses: never with a credential, and https if a key is sent."""
+"""Addresses of servers that Mem0 runs or uses: without credentials, and https if a key is sent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ def without_credentials(url: str) -> str:
 
 
 def checked_url(url: str, *, with_key: bool) -> str:
-    """The address without a final slash. Raises InputError unless it is https, or needs no key, or is this machine."""
+    """The address without a final slash.
+
+    Raises InputError unless it is https, or on this machine, or no key is sent.
+    """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"{without_credentials(url)!r} is not an address", hint="an address begins with https://")

@@ -1,8 +1,8 @@
-"""Runs Mem0's own search on a copy that is made of a dump, for a store that Mem0 would change by opening it.
+"""Runs Mem0's own search on a copy made from a dump, for a store that Mem0 would change by opening it.
 
-The copy is an embedded Qdrant with the embedder of the user's configuration. What is asked about is embedded again when
-it is first asked about, so the cost is that of the owners in the queries and not of the whole dump. Ranks may differ
-from those of the user's store where its index is approximate, or scores in another way.
+The copy is an embedded Qdrant with the embedder of the user's configuration. The memories of an owner are embedded
+again when a query first asks about that owner, so the cost depends on the owners in the queries, not on the whole dump.
+Ranks may differ from those of the user's store if its index is approximate or scores in another way.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ _OWNERS = tuple(name for name in ENTITY_IDS if name != "app_id")
 
 
 def needs_copy_of_dump(config: Mapping[str, Json]) -> bool:
-    """Whether Mem0 cannot be opened on a copy of the store itself; False for Mem0 for TypeScript, which has no copy."""
+    """Whether Mem0 can only be opened on a copy of the dump, not of the store.
+
+    False for Mem0 for TypeScript, which cannot be searched at all.
+    """
     store = vector_store(config)
     is_typescript = bool(config.get(TYPESCRIPT)) or store.provider == MEMORY
     return not is_typescript and (store.provider != "qdrant" or store.path is None)
@@ -82,14 +85,14 @@ def _payload(memory: Memory) -> dict[str, Json]:
 
 
 def _dimensions(config: Mapping[str, Json]) -> int:
-    """Length of the embedder's vectors, found by one embedding: each store has another setting for it."""
+    """Length of the embedder's vectors, found by one embedding, because every store has another setting for it."""
     from mem0.utils.factory import EmbedderFactory
 
     section = config.get("embedder") or {}
     provider = section.get("provider", "openai")
     try:
         embedder = EmbedderFactory.create(provider, section.get("config") or {}, None)
-    except Exception as error:  # embedders raise anything, and may quote a key
+    except Exception as error:  # embedders may raise any error, and may quote a key
         raise InputError(
             f"Mem0's embedder {provider} could not be constructed: {type(error).__name__}",
             hint="give it what it needs, for instance its key",
@@ -98,7 +101,7 @@ def _dimensions(config: Mapping[str, Json]) -> int:
 
 
 class _Copy:
-    """Copies the rows of whoever is asked about into Mem0's store."""
+    """Copies the rows of the owners in queries into Mem0's store."""
 
     def __init__(self, rows: sqlite3.Connection, memory: Any) -> None:
         self._rows = rows
@@ -121,7 +124,7 @@ class _Copy:
             self._done.add(asked)
 
     def real_id(self, point: str) -> str:
-        """The memory's id; Qdrant takes none but UUIDs."""
+        """The memory's id. Qdrant accepts only UUIDs."""
         return self._real_ids.get(point, point)
 
     def _insert(self, page: Mapping[str, dict[str, Json]]) -> None:
@@ -142,7 +145,7 @@ class _Copy:
 
 
 def _searchable(row: dict[str, Json]) -> dict[str, Json]:
-    """With the words that Mem0 from 2.0 on searches by."""
+    """The payload with the words that Mem0 2.0 and later searches by."""
     try:
         from mem0.utils.lemmatization import lemmatize_for_bm25
     except ImportError:

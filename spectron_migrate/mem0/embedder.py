@@ -1,6 +1,6 @@
-"""Mem0's embedder, made to fail soon and in one sentence: whoever waits for it has many more questions to ask.
+"""Mem0's embedder, made to fail soon and with one sentence, because many more questions may follow.
 
-Embedders wait for minutes and try again (OpenAI's client: 10 minutes, three times), and each question would do so anew.
+Embedders wait for minutes and try again (OpenAI's client: 10 minutes, three times), and would do so for every question.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from spectron_migrate.records import Json
 
 CONNECT_S = 10.0
 ANSWER_S = 60.0
-"""An embedding takes less than a second; a model that has to be loaded first takes longer."""
+"""The time limit. An embedding takes less than a second, but a model may have to be loaded first."""
 MOST_FAILURES = 3
-"""After so many failures in a row the embedder is not asked again."""
+"""After this many failures in a row, the embedder is not asked again."""
 _HINT = "is it reachable from here, with its key?"
 _DEFAULTS = {
     "openai": "https://api.openai.com/v1",
@@ -33,7 +33,7 @@ _VARIABLES = {"openai": ("OPENAI_BASE_URL", "OPENAI_API_BASE"), "azure_openai": 
 
 
 class TimedEmbedder:
-    """An embedder of Mem0 that answers within a time limit. Everything else is left to the embedder itself."""
+    """An embedder of Mem0 with a time limit. Everything else is left to the embedder itself."""
 
     def __init__(self, embedder: Any, name: str, *, answer_s: float = ANSWER_S) -> None:
         """`name`: as `embedder_name` gives it."""
@@ -44,11 +44,14 @@ class TimedEmbedder:
         self._gone: Unreachable | None = None
 
     def embed(self, *texts: Any, **options: Any) -> Any:
-        """The vector. Raises Unreachable; after a time-out or several failures at once, without asking again."""
+        """The vector of a text.
+
+        Raises Unreachable; after a time-out or several failures, at once and without asking again.
+        """
         return self._ask(self._embedder.embed, texts, options)
 
     def embed_batch(self, *texts: Any, **options: Any) -> Any:
-        """The vectors; like `embed`."""
+        """The vectors of texts; like `embed`."""
         return self._ask(self._embedder.embed_batch, texts, options)
 
     def __getattr__(self, name: str) -> Any:
@@ -62,7 +65,7 @@ class TimedEmbedder:
         except TimeoutError:
             self._gone = self._unreachable(f"within {self._answer_s:g} s")
             raise self._gone from None
-        except Exception as error:  # embedders raise anything, and may quote a key
+        except Exception as error:  # embedders may raise any error, and may quote a key
             failed = self._unreachable(type(error).__name__)
             self._failures += 1
             self._gone = failed if self._failures >= MOST_FAILURES else None
@@ -76,15 +79,16 @@ class TimedEmbedder:
 
 
 def embedder_name(config: Mapping[str, Json]) -> str:
-    """The provider, and where it is asked if that is known: `openai at https://api.openai.com/v1`."""
+    """The provider, and its address if that is known: `openai at https://api.openai.com/v1`."""
     address = _address(config)
     return f"{_provider(config)} at {address}" if address else _provider(config)
 
 
 def check_connection(config: Mapping[str, Json], *, connect_s: float = CONNECT_S) -> None:
-    """Raises Unreachable if nothing listens at the embedder's address; where none is named nothing is checked.
+    """Raises Unreachable if nothing listens at the embedder's address.
 
-    Some embedders connect while they are constructed, and wait longer.
+    If no address is named, nothing is checked. Some embedders connect while they are constructed, and would wait
+    longer.
     """
     address = _address(config)
     parts = urlsplit(address or "")
@@ -103,7 +107,7 @@ def check_connection(config: Mapping[str, Json], *, connect_s: float = CONNECT_S
 
 
 def ask_once(embedder: TimedEmbedder) -> int:
-    """The length of the vectors, by a first question. Raises Unreachable."""
+    """The length of the vectors, found by a first question. Raises Unreachable."""
     try:
         return len(embedder.embed("a first question", "search"))
     except MigrateError:
@@ -133,7 +137,10 @@ def _provider(config: Mapping[str, Json]) -> str:
 
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:
-    """What the call returns; raises TimeoutError after some time. The thread is left behind: it cannot be stopped."""
+    """The result of the call; raises TimeoutError after some time.
+
+    The thread is left behind, because it cannot be stopped.
+    """
     outcome: list[tuple[bool, Any]] = []
 
     def run() -> None:

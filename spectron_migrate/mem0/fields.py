@@ -1,7 +1,7 @@
-"""Takes single fields out of a row of Mem0. Pure, and never raises.
+"""Takes single fields out of a row of Mem0.
 
-`rest`: what is left of the row; the field that is taken leaves it. `raw`: a value whose reading needed an assumption is
-kept there as it was given.
+Pure, and never raises. `rest` is what is left of the row, from which the field is removed. `raw` keeps values as they
+were given, if reading them needed an assumption.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from spectron_migrate.records import Json, canonical_json
 
 
 def with_python_names(rest: dict[str, Json], camel_names: Mapping[str, str]) -> dict[str, Json]:
-    """Rename TypeScript's camel-case fields, but only if the Python name is empty: otherwise they are user metadata."""
+    """Rename TypeScript's camel-case fields, but only if the Python name is empty. Otherwise they are user metadata."""
     for name, camel in camel_names.items():
         if camel in rest and rest.get(name) is None:
             rest[name] = rest.pop(camel)
@@ -28,7 +28,7 @@ def with_python_names(rest: dict[str, Json], camel_names: Mapping[str, str]) -> 
 def take_text(rest: dict[str, Json], names: tuple[str, ...], raw: dict[str, Json]) -> str | None:
     """The value of the first of these fields that holds text.
 
-    A value that is not text is converted to JSON, but only under Mem0's own name (the first): under the others it is
+    A value that is not text is converted to JSON, but only under Mem0's own name (the first). Under other names it is
     the user's metadata.
     """
     first = rest.get(names[0])
@@ -60,7 +60,7 @@ def _plain_text(value: Any) -> str:
 
 
 def take_identifier(rest: dict[str, Json], name: str, raw: dict[str, Json]) -> str | None:
-    """An id, exactly as it is: nothing is trimmed or case-folded; a number becomes its decimal digits."""
+    """An id, exactly as it is. Nothing is trimmed or case-folded; a number becomes its decimal digits."""
     value = rest.pop(name, None)
     if value is None or (value.__class__ is str and value):
         return value
@@ -68,7 +68,7 @@ def take_identifier(rest: dict[str, Json], name: str, raw: dict[str, Json]) -> s
 
 
 def identifier_of(value: Any, name: str, raw: dict[str, Json]) -> str | None:
-    """An id that is taken already; None for a value that names nothing."""
+    """The id for a value that was already taken; None for a value that names nothing."""
     if value is None:
         return None
     if isinstance(value, UUID):
@@ -91,7 +91,7 @@ def _digits(value: int) -> str:
 
 
 def take_time(rest: dict[str, Json], name: str, raw: dict[str, Json]) -> str | None:
-    """A time in UTC, as `format_time` writes it; None where there is none that can be read."""
+    """A time in UTC, as `format_time` writes it; None if there is none that can be read."""
     value = rest.pop(name, None)
     if value is None:
         return None
@@ -102,7 +102,7 @@ def take_time(rest: dict[str, Json], name: str, raw: dict[str, Json]) -> str | N
 
 
 def take_expiry(rest: dict[str, Json], raw: dict[str, Json], now: datetime) -> tuple[str | None, bool]:
-    """The date on which the memory expires, and whether that is over."""
+    """The date on which the memory expires, and whether it has passed."""
     value = rest.pop("expiration_date")
     if value is None:
         return None, False
@@ -126,7 +126,7 @@ def _is_openmemory(rest: Mapping[str, Json]) -> bool:
 
 
 def take_categories(rest: dict[str, Json], raw: dict[str, Json]) -> tuple[str, ...]:
-    """A list of names; a text of JSON, names with commas between them and objects with a name are read as one."""
+    """A list of names. JSON text, names separated by commas, and objects with a name are read as one."""
     given = rest.pop("categories", None)
     value = parsed(given)
     if value is None:

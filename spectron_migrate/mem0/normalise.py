@@ -92,7 +92,7 @@ _RESPONSE_FIELDS = (
     *("score", "score_details", "score_breakdown", "rerank_score", "rerankScore", "vector", "vectors", "embedding"),
     *("_score", "_index", "sort"),
 )
-"""Fields of one API response, not of the memory: they differ between responses, so the memory would look changed."""
+"""Fields of one API response, not of the memory. They differ between responses, so the memory would look changed."""
 
 
 def normalise(
@@ -101,7 +101,7 @@ def normalise(
     """Convert any raw row: an API item, a stored point, a flat payload, or a line of a dump.
 
     `head`: the fields of the envelope around the row; the owners that it names count for a row without an owner.
-    `is_plain`: the row holds no wrappers of Extended JSON.
+    `is_plain`: whether the row is known to hold no wrappers of Extended JSON.
     """
     if row.__class__ is not dict and not isinstance(row, Mapping):
         return Skipped(id="", reason=NOT_AN_OBJECT, has_content=bool(words_in(row)))
@@ -132,7 +132,7 @@ def normalise(
 
 
 def _with_content(skipped: Skipped, row: Mapping[str, Json]) -> Skipped:
-    """A row of a file that is no memory: something is lost with it if it has a text, or words in any other field."""
+    """A row of a file that is no memory. Something is lost with it if it has a text, or words in any other field."""
     if skipped.reason == NO_ID and has_text(row):
         return Skipped(skipped.id, TEXT_WITHOUT_ID, has_content=True)
     if skipped.reason in (NO_ID, NO_TEXT) and not has_empty_text(row):
@@ -240,7 +240,7 @@ def _build(
     given = rest.get("created_at")
     created_at = take_time(rest, "created_at", raw)
     if rest.get("updated_at") == given and not raw:
-        rest.pop("updated_at", None)  # never changed, the most common case: saves parsing a second time
+        rest.pop("updated_at", None)  # it never changed, the most common case: this saves parsing a second time
         updated_at = created_at
     else:
         updated_at = take_time(rest, "updated_at", raw)

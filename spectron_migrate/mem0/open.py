@@ -205,7 +205,7 @@ def _listed_store(store: VectorStore, place: str, sleep: Sleep | None) -> Listed
 
 
 def expand_patterns(patterns: list[str] | tuple[str, ...]) -> list[Path]:
-    """The files that these names and glob patterns match, each once; raises InputError for those without a match."""
+    """The files that these names and glob patterns match, each once. Raises InputError for names without a match."""
     found: dict[Path, None] = {}
     nothing: list[str] = []
     for pattern in patterns:

@@ -29,9 +29,9 @@ class Changed:
 
 
 class ChangesReader(Protocol):
-    """Reads, again and again, what changed in a Mem0 that was read in full. It never writes or takes locks there.
+    """Reads, again and again, what changed in a Mem0 that was read in full.
 
-    If anything is not certain, it says nothing.
+    It never writes or takes locks there. If it is not certain of anything, it returns nothing.
     """
 
     @property
@@ -78,19 +78,22 @@ class Reader(Protocol):
     notes: list[str]
     """What the user should know about the last reading."""
     reporter: Reporter
-    """Gets messages about steps that take long or cost requests, before they begin."""
+    """Receives messages about steps that take long or cost requests, before they begin."""
 
     def narrow(self, filters: Filters, since: str | None) -> None:
         """Read less if the store can select. The caller applies the filters again in any case.
 
-        Rows changed before `since` (a time as `format_time` writes it) may be left out.
+        Rows that changed before `since` (a time as `format_time` writes it) may be left out.
         """
 
     def resume_in(self, folder: Path) -> datetime | None:
-        """Save progress in this folder, so that the scan can be resumed; the start of the scan resumed here, if any."""
+        """Save progress in this folder, so that the scan can be resumed.
+
+        Returns the start of the scan that is resumed, if any.
+        """
 
     def discard_progress(self) -> None:
-        """Remove saved progress: the scan is in the dump."""
+        """Remove saved progress, because the scan is in the dump."""
 
     def native_count(self) -> int | None:
         """How many rows `rows` has to yield according to the store itself; None if it cannot say."""
@@ -106,9 +109,9 @@ class Reader(Protocol):
         """Every row as a memory, or as skipped with a reason. A row that changes during the scan may come twice."""
 
     def rows_beside(self) -> Iterator[Memory | Skipped] | None:
-        """Every row that is there from the beginning to the end, as it was at some moment between.
+        """Every row that is there from the beginning to the end, as it was at some moment in between.
 
-        Unlike `rows` it never keeps the application from writing. None where `rows` does not either.
+        Unlike `rows`, it never keeps the application from writing. None if `rows` never does either.
         """
 
     def missing(self) -> int | None:
@@ -121,7 +124,7 @@ class Reader(Protocol):
         """Graph relations stored beside the memories, unchanged."""
 
     def changes(self) -> ChangesReader | None:
-        """After `rows` ended: reads what changes from then on, and takes `history` over; None if it cannot be told."""
+        """After `rows` ended: a reader of later changes, which takes `history` over; None if they cannot be told."""
 
     def close(self) -> None:
         """Close files and connections."""
@@ -151,7 +154,7 @@ class ReaderBase:
         return None
 
     def discard_progress(self) -> None:
-        """There is none."""
+        """Does nothing, because there is none."""
 
     def progress_total(self) -> int | None:
         return None

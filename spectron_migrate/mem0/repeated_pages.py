@@ -11,16 +11,16 @@ from spectron_migrate.records import canonical_json
 T = TypeVar("T")
 
 MOST_REPEATED = 100
-"""Pages in a row that were all there before. Redis may give a few of them twice."""
+"""The most pages in a row that were all there before. Redis may return a few of them twice."""
 MOST_EMPTY = 1000
-"""Pages in a row without a row. Some services look through a part of a table for each page."""
+"""The most pages in succession without a row. Some services look through a part of a table for each page."""
 
 
 class RepeatedPages:
     """The pages of one listing."""
 
     def __init__(self, of: str) -> None:
-        """`of`: what is listed, for the message."""
+        """`of`: what is being listed, for the message."""
         self._of = of
         self._seen: set[tuple[int, str, str]] = set()
         self._repeated = self._empty = 0

@@ -1,8 +1,8 @@
 """Runs Mem0's own search on a copy of a store, to compare its results with Spectron's.
 
 Mem0 itself runs only here and in the rehearsal's store. Constructing a Mem0 object writes: versions up to 1.0.7 erase
-an embedded Qdrant folder opened without `on_disk: true`, and every version creates what it does not find. It is
-therefore only constructed on a copy, with a home directory of its own and telemetry off.
+an embedded Qdrant folder opened without `on_disk: true`, and every version creates what it does not find. So it is only
+constructed on a copy, with a home directory of its own and telemetry off.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from spectron_migrate.mem0.wordllama_embedder import WordLlamaEmbedding
 from spectron_migrate.records import Json
 
 OFFLINE_EMBEDDERS = {"wordllama": f"{WordLlamaEmbedding.__module__}.{WordLlamaEmbedding.__qualname__}"}
-"""Classes by their full names, as Mem0's table of embedders holds them."""
+"""Embedders of ours: classes by their full names, as in Mem0's table of embedders."""
 
 _DEFAULT_FOLDER = "/tmp/qdrant"  # noqa: S108 - Mem0's own default
 _SERVER_KEYS = ("url", "host", "client")
@@ -98,7 +98,7 @@ class Mem0Search:
                 answer = self._memory.search(query, top_k=top_k, filters=ids)
         except MigrateError:
             raise
-        except Exception as error:  # Mem0 raises whatever its embedder and store raise
+        except Exception as error:  # Mem0 raises any error that its embedder and store raise
             raise Unreachable(
                 f"Mem0 could not answer a query: {type(error).__name__}",
                 hint=f"it was {self._description}; is its embedder reachable, with its key?",
@@ -130,8 +130,8 @@ def open_search(config: Mapping[str, Json], *, scratch: Path) -> Mem0Search:
     """Copy the embedded Qdrant folder that `config` names into `scratch` and open Mem0 on the copy.
 
     `config` is a complete Mem0 config as for `Memory.from_config`. Its embedder and reranker are used unchanged. Its
-    language model and graph store are left out: searching memories does not need them, and opening a graph store can
-    write to it. Qdrant loads the whole copy into memory, about 16 MB for 1,000 memories.
+    language model and graph store are left out, because searching memories does not need them, and opening a graph
+    store can write to it. Qdrant loads the whole copy into memory, about 16 MB for 1,000 memories.
 
     The caller removes `scratch`. Raises InputError if the config does not name an embedded Qdrant folder with that
     collection, or Mem0 cannot be constructed from it, Incomplete if the folder cannot be read now, and Unreachable if
@@ -230,7 +230,10 @@ def unused_llm() -> dict[str, Json]:
 
 
 def close_memory(memory: Any) -> None:
-    """Close the connections of a `mem0.Memory` of any version: a Qdrant client left open prints an error at exit."""
+    """Close the connections of a `mem0.Memory` of any version.
+
+    A Qdrant client that is left open prints an error at exit.
+    """
     stores = [getattr(memory, name, None) for name in ("vector_store", "_telemetry_vector_store", "_entity_store")]
     for store in stores:
         client = getattr(store, "client", None)
@@ -297,7 +300,7 @@ def construct_memory(config: Mapping[str, Json], store: dict[str, Json], *, hist
     prepared |= {"vector_store": store, "history_db_path": str(history)}
     try:
         memory = Memory.from_config({**prepared, "llm": unused_llm()})
-    except Exception as error:  # embedder, reranker and validation raise anything, and may quote a key
+    except Exception as error:  # embedder, reranker and validation may raise any error, and may quote a key
         raise InputError(
             f"Mem0 could not be opened on a copy of the store: {_cause(error)} (embedder {_provider(prepared)})",
             hint=f"give the embedder what it needs, for instance its key; or {_ALTERNATIVE}",
@@ -307,7 +310,7 @@ def construct_memory(config: Mapping[str, Json], store: dict[str, Json], *, hist
 
 
 def _cause(error: BaseException) -> str:
-    """Only the class of an error: its text can contain a key, or a whole config."""
+    """Only the class of an error, because its text can contain a key, or a whole config."""
     if isinstance(error, ModuleNotFoundError):
         return f"the module {error.name} is not installed"
     return type(error).__name__

@@ -1,4 +1,4 @@
-"""Ids that a scan has read, kept on disk: a scan must notice what it missed without holding all ids in memory."""
+"""Ids that a scan has read, kept on disk, so that a scan notices what it missed without holding all ids in memory."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from spectron_migrate.records import Memory, from_bytes, to_bytes
 OWNER_FIELDS = {"user": "user_id", "agent": "agent_id", "app": "app_id", "run": "run_id"}
 _LOOKUP_BATCH = 500
 _FEW = 100_000
-"""Numbers of which a set takes no more room than the library that does without."""
+"""Up to this many numbers, a set takes no more room than loading the library that does without one."""
 _MOST_IN_MEMORY = 10_000
 _MOST_HASHES = 250_000
-"""Hashes of ids that are kept in a set, about 20 MB."""
+"""The most hashes of ids that are kept in a set, about 20 MB."""
 
 
 def count_different(numbers: array[int]) -> int:
     """How many different numbers there are."""
     if len(numbers) <= _FEW:
         return len(set(numbers))
-    import numpy  # takes a tenth of a second, and 20 MB
+    import numpy  # importing it takes a tenth of a second, and 20 MB
 
     found = numpy.sort(numpy.frombuffer(numbers, dtype=numpy.int64))
     return 1 + int((found[1:] != found[:-1]).sum())
@@ -34,7 +34,7 @@ class SeenIds:
     """The ids a scan has read, and how many of its memories belong to each owner."""
 
     def __init__(self) -> None:
-        """Create it in a temporary file without a name, which ends with the process."""
+        """Use a temporary file without a name, which ends with the process."""
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._db.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -1000;"
@@ -139,7 +139,7 @@ class DistinctIds:
 
 
 class NumberSet:
-    """A growing set of 64-bit numbers: the latest in a set, all others in a sorted array, of 8 bytes each."""
+    """A growing set of 64-bit numbers: the latest ones in a set, all others in a sorted array, 8 bytes each."""
 
     def __init__(self) -> None:
         self._latest: set[int] = set()
@@ -171,7 +171,7 @@ class NumberSet:
 class SeenMemories:
     """How many different memories were read, and how many of them belong to each owner.
 
-    Ids are kept as 64-bit hashes: two of a million ids have the same one with a chance of 1 in 30 million.
+    Ids are kept as 64-bit hashes. The chance that two of a million ids have the same one is 1 in 30 million.
     """
 
     def __init__(self) -> None:
@@ -209,7 +209,7 @@ class SeenMemories:
         return [one for number, one in wanted.items() if number not in known]
 
     def owners_with(self, sizes: Sequence[int]) -> list[tuple[str, str, int]]:
-        """Kind, id and number of memories of the owners that have exactly so many."""
+        """Kind, id and number of memories of the owners that have exactly one of these numbers of memories."""
         self._write_owners()
         marks = ", ".join("?" * len(sizes))
         sql = f"SELECT kind, id, rows FROM owner WHERE rows IN ({marks}) ORDER BY kind, id"

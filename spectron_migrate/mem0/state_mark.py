@@ -1,7 +1,7 @@
-"""A mark of the state of a Mem0: while it is the same, nothing there has changed, so nothing needs to be read again.
+"""A mark of Mem0's state: while the mark stays the same, nothing there has changed, so nothing needs to be read.
 
-A mark costs no reading of rows. Only files say so for certain: by their metadata and the head of the file. What a mark
-cannot see is found by the whole reading that follows in any case (docs/protocol.md, Cutover).
+To take a mark, no rows are read. Only files have one that is certain: their metadata and the head of the file. What a
+mark cannot show is found by the next reading of everything (docs/protocol.md, Cutover).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from spectron_migrate.mem0.stores.oss_config import VectorStore, vector_store
 from spectron_migrate.records import digest
 
 FRESH_NS = 1_000_000_000
-"""A file changed less than this before the mark was taken has none: a second change may get the same time."""
+"""A file that changed within this time has no mark, because a second change may get the same time."""
 _HEAD = 128
-"""Bytes that hold the counter which SQLite raises with every transaction, and the salts of its write-ahead log."""
+"""The bytes with the counter that SQLite raises with every transaction, and with the salts of its write-ahead log."""
 
 
 def state_mark(mem0: Mapping[str, Any], *, now_ns: int) -> str | None:
-    """The mark of a `mem0` section of the settings; None where there is none, or none now.
+    """The mark for a `mem0` section of the settings; None if it has none, or has none now.
 
     Take it before a reading: a change during the reading then makes the next mark differ. `now_ns` is the wall clock
     in nanoseconds. Raises what opening the store raises.
@@ -54,7 +54,7 @@ def _files_of(store: VectorStore) -> list[Path]:
 
 
 def _files_mark(files: Iterable[Path], now_ns: int) -> str | None:
-    """Of every file, and of the journal or log that SQLite keeps beside it."""
+    """The mark of all files, and of the journals and logs that SQLite keeps beside them."""
     parts: list[str] = []
     for file in (Path(f"{path}{tail}") for path in files for tail in ("", "-wal", "-journal")):
         try:

@@ -1,4 +1,4 @@
-"""The state that Mem0 gives a row: by its name, or by the marks beside it. Pure."""
+"""The state that Mem0 gives a row, by the name of the state or by marks such as `deleted_at`. Pure."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ _ORDER: tuple[State, ...] = ("deleted", "archived", "replaced", "expired")
 
 
 def state_of(row: Mapping[str, Json], raw: dict[str, Json]) -> State | None:
-    """The state of a row; None if Mem0 shows it. What is not understood goes into `raw` as it was given.
+    """The state of a row; None if Mem0 shows it.
 
-    A named state decides. The marks beside it (`deleted_at`, `replaced_by`) may be left from an earlier state, and
-    count only without one.
+    A value that is not understood goes into `raw` as it was given. A named state decides. Marks (`deleted_at`,
+    `replaced_by`) may be left from an earlier state, and count only without a named state.
     """
     if _NAMES.isdisjoint(row):
         return None
@@ -84,7 +84,7 @@ def _word(value: Any) -> str:
 
 
 def _is_moment(value: Any) -> bool:
-    """Whether a mark holds something, other than what stands for a missing time."""
+    """Whether a mark holds anything other than a placeholder for a missing time."""
     if _word(value) in ("", "null", "none", *_FALSE):
         return isinstance(value, Mapping) and bool(value)
     moment, _ = utc_time(value)

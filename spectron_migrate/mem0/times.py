@@ -15,8 +15,10 @@ from spectron_migrate.records import format_time
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS: tuple[tuple[int, int], ...] = ((1_000_000, 10**11), (1_000, 10**14), (1, 10**17), (0, 10**20))
-"""(microseconds in a unit, upper bound): a number below 1e11 (the year 5138) is in seconds, below 1e14 in
-milliseconds, and so on; 0 stands for nanoseconds."""
+"""(microseconds in a unit, upper bound).
+
+A number below 1e11 (the year 5138) is in seconds, below 1e14 in milliseconds, and so on. 0 stands for nanoseconds.
+"""
 
 _COMPACT_DATE = 8
 """Digits of a date without separators, `20260301`."""
@@ -45,8 +47,8 @@ _ZONE_WORD = re.compile(r"\b[A-Z]{3,5}\b")
 def utc_time(value: Any) -> tuple[str | None, bool]:
     """A time as RFC 3339 in UTC, and whether the conversion is exact: nothing was assumed or rounded.
 
-    A naive time is read as UTC, a number as seconds, milli-, micro- or nanoseconds since 1970. Both are assumptions,
-    so the caller keeps the original. The time is None, never an error, for a value that is not a time.
+    A naive time is read as UTC, a number as seconds, milli-, micro- or nanoseconds since 1970. Both are assumptions, so
+    the caller keeps the original. For a value that is not a time, the time is None; there is no error.
     """
     if isinstance(value, str):
         return _from_text(value)
@@ -91,7 +93,7 @@ def _from_text(text: str) -> tuple[str | None, bool]:
 
 
 def _from_other_spelling(given: str) -> tuple[str | None, bool]:
-    """A time as databases, logs, mail and other languages write it; without a zone it is read as UTC."""
+    """A time in the spelling of databases, logs, mail and other languages. Without a zone it is read as UTC."""
     text = given.strip()
     if _COMPACT.fullmatch(text):
         with suppress(ValueError):
@@ -118,7 +120,7 @@ def _from_other_spelling(given: str) -> tuple[str | None, bool]:
 
 
 def _in_place(text: str, place: str) -> tuple[str | None, bool]:
-    """A local time with the name of its zone, or the place that has it (`Europe/Vienna`)."""
+    """A local time with the name of its zone, or of the place that has it (`Europe/Vienna`)."""
     try:
         return _in_utc(datetime.fromisoformat(text).replace(tzinfo=_zone(place))), False
     except ValueError:
@@ -134,7 +136,7 @@ def _zone(name: str) -> tzinfo:
 
 
 def _from_mail(text: str) -> datetime:
-    """As mail, HTTP, and Unix's `date` write it; a zone by a name that they do not define is looked up."""
+    """A time as mail, HTTP, and Unix's `date` write it. A zone name that they do not define is looked up."""
     moment = parsedate_to_datetime(text)
     name = _ZONE_WORD.search(text)
     return moment if moment.tzinfo is not None or name is None else moment.replace(tzinfo=_zone(name[0]))
@@ -156,7 +158,7 @@ def _from_ordinal(text: str) -> datetime:
 
 
 def _from_words(text: str) -> datetime:
-    """As C's `ctime` and JavaScript's `Date` write it."""
+    """A time as C's `ctime` and JavaScript's `Date` write it."""
     for spelling in (
         *("%a %b %d %H:%M:%S %Y", "%a %b %d %Y %H:%M:%S GMT%z", "%b %d, %Y %H:%M:%S", "%b %d, %Y"),
         *("%B %d, %Y %H:%M:%S", "%B %d, %Y", "%b %d, %Y, %I:%M:%S %p"),

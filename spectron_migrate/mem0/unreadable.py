@@ -1,4 +1,4 @@
-"""Counts fields of memories that hold something unreadable, which is not the same as holding nothing."""
+"""Counts fields of memories that hold something unreadable, which is different from holding nothing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _LONGEST = 60
 
 
 class UnreadableFields:
-    """For each field: how many memories, and the first of them with its value."""
+    """For each field: in how many memories it is unreadable, and the first of these with its value."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._first: dict[str, str] = {}
 
     def add(self, memory: Memory) -> None:
-        """Look at the values of a memory that are kept as they were given, because they were not read exactly."""
+        """Count the values of a memory that were kept as given because they were not read exactly."""
         given = memory.extra.get("as_given")
         if not isinstance(given, dict):
             return
@@ -46,7 +46,10 @@ _MEANING = {
 
 
 def _was_read(memory: Memory, name: str) -> bool:
-    """Whether the value was understood, though an assumption was needed; a state is only given if it was not."""
+    """Whether the value was understood, although an assumption was needed.
+
+    A state is kept only if it was not understood.
+    """
     return name not in ("state", "lifecycle_state") and bool(getattr(memory, name))
 
 

@@ -55,5 +55,5 @@ def _load() -> Any:
         # Importing it configures logging for the whole process, and then every library prints
         root.handlers[:] = handlers
         root.setLevel(level)
-    # The tokenizer is part of the wheel too, but WordLlama looks into a cache and then on a hub first
+    # The tokenizer is part of the wheel too, but WordLlama would first look in a cache and then on a hub
     return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)

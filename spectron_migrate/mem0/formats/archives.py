@@ -30,15 +30,15 @@ class JsonStream:
     name: str
     """For error messages."""
     open: Callable[[], BinaryIO]
-    """Opens it from its start, any number of times."""
+    """Opens it from the start, any number of times."""
     again: str = ""
-    """The stream with the same memories, of which only what is missing there counts; empty if there is none."""
+    """The stream that has the same memories; this one counts only for what that one lacks. Empty if there is none."""
 
 
 def streams_of(path: Path, file: BinaryIO) -> tuple[list[JsonStream], list[str]]:
     """The streams to read in an open file, and the names of members that may hold memories and are not read.
 
-    Raises InputError for a file that is no JSON, and for an archive without any.
+    Raises InputError for a file that is not JSON, and for an archive without any JSON.
     """
     magic = file.read(4)
     file.seek(0)
@@ -63,7 +63,10 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def _members(archive: zipfile.ZipFile, path: Path) -> tuple[list[JsonStream], list[str]]:
-    """All JSON members. OpenMemory's backup holds each memory twice: its lines come second, for what its JSON lacks."""
+    """All JSON members.
+
+    OpenMemory's backup holds each memory twice; its JSON Lines come second, for what its JSON lacks.
+    """
     names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
     read = [name for name in names if name.lower().removesuffix(".gz").endswith(_JSON)]
     unread = [name for name in names if name not in read and name.lower().endswith(_DATA)]

@@ -1,8 +1,8 @@
 """Which part of a JSON value is a row, and where the rows of an envelope are. Pure.
 
-A row has an id and a text, whatever else it holds. An envelope has neither, and somewhere in it are rows: under one of
-the names that Mem0, its stores and its tools use, or, if there is none of those, in any list of rows. A table is an
-object that is a list of rows in another form (`mem0/formats/tables.py`): columns, or rows by their ids.
+A row has an id and a text, whatever else it holds. An envelope has neither, but contains rows: under one of the names
+that Mem0, its stores and its tools use or, without such a name, in any list of rows. A table is an object that is a
+list of rows in another form (`mem0/formats/tables.py`): columns, or rows by their ids.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ ROWS = (
     *("matches", "result"),
 )
 _HOLDERS = ("json", "node")
-"""Fields that hold one row: of an item of n8n, and of an edge of GraphQL."""
+"""Fields that hold one row, in an item of n8n and in an edge of GraphQL."""
 
 _MARKS = (
     *("user_id", "agent_id", "run_id", "app_id", "created_at", "updated_at", "hash", "metadata", "userId", "agentId"),
     *("runId", "createdAt", "updatedAt"),
 )
-"""Fields of a memory, one of which it has beside its text if it stands under its id."""
+"""Fields of a memory. An object under its id needs one of them, besides a text, to count as a memory."""
 
 _KEYED_BY_USER = ("users", "by_user", "per_user")
 DEEPEST = 64
@@ -44,19 +44,22 @@ DEEPEST = 64
 
 @dataclass(frozen=True, slots=True)
 class JsonItem:
-    """A row, a relation beside the rows, the end of a list of rows, or what is not read.
+    """A row, a relation beside the rows, the end of a list of rows, or something that is not read.
 
-    A `copy` is a row that another file of the same archive should hold as well.
+    A `copy` is a row that another file of the same archive should also hold.
     """
 
     kind: Literal["row", "relation", "envelope", "left_out", "unread", "copy", "none"]
     value: Json
-    """Of an envelope: its other fields, with those of the objects around it. Of a list or file left out: its name."""
+    """For an envelope: its other fields, with those of the objects around it.
+
+    For a list or file that is left out: its name.
+    """
     line: int
     head: dict[str, Json] | None = None
-    """Of a row: the fields of the envelopes around it; None for a row in no list."""
+    """For a row: the fields of the envelopes around it; None for a row that is in no list."""
     listing: int = 0
-    """Number of the list that the row is in, or that ends; 0: in no list."""
+    """Number of the list that the row is in, or that ends; 0 for no list."""
 
 
 def is_row(value: Any) -> bool:
@@ -96,9 +99,9 @@ def has_text(row: Mapping[str, Json], names: tuple[str, ...] = TEXTS) -> bool:
 
 
 def has_empty_text(row: Mapping[str, Json]) -> bool:
-    """Whether the object, or a payload in it, has fields for the text, and none of them holds anything.
+    """Whether the object, or a payload in it, has fields for the text, but all of them are empty.
 
-    The text of a payload is its `data`; other fields there are the user's metadata.
+    The text of a payload is its `data`; its other fields are the user's metadata.
     """
     payloads = [row[name] for name in _INNER if isinstance(row.get(name), Mapping)]
     texts = [row[name] for name in TEXTS if name in row and not payloads]
@@ -109,7 +112,7 @@ def has_empty_text(row: Mapping[str, Json]) -> bool:
 
 
 def has_payload_in_metadata(metadata: Any) -> bool:
-    """Several stores hold Mem0's payload in a field or column named metadata; `data` is the text of a payload."""
+    """Whether a field or column named metadata holds Mem0's payload, as in several stores; its text is `data`."""
     return isinstance(metadata, Mapping) and isinstance(metadata.get("data"), str)
 
 
@@ -146,7 +149,7 @@ def is_row_table(value: Any) -> bool:
 
 
 def fields_left_out(value: Mapping[str, Json], taken: list[str]) -> list[str]:
-    """The other fields of an envelope that hold rows, which are not read: what they mean is unknown."""
+    """Other fields of an envelope that hold rows. They are not read, because their meaning is unknown."""
     return [
         name
         for name, child in value.items()
@@ -155,7 +158,7 @@ def fields_left_out(value: Mapping[str, Json], taken: list[str]) -> list[str]:
 
 
 def head_of(value: Mapping[str, Json], taken: list[str], around: Mapping[str, Json] | None) -> dict[str, Json]:
-    """The fields beside the rows, with those of the envelopes around, of which the inner ones count."""
+    """The fields beside the rows, with those of the envelopes around them. Inner ones count first."""
     return {**(around or {}), **{name: one for name, one in value.items() if name not in taken and name != RELATIONS}}
 
 
@@ -173,7 +176,10 @@ def walk(
     listing: int = 0,
     name: str = "",
 ) -> Iterator[JsonItem]:
-    """The items of a decoded value: a row, a list, or an envelope. `numbers` gives each list of rows its number."""
+    """The items of a decoded value: a row, a list, or an envelope.
+
+    `numbers` provides a number for each list of rows.
+    """
     if isinstance(value, list):
         yield from _walk_list(value, line, numbers, head or {}, name)
         return
@@ -212,7 +218,7 @@ def _walk_list(
 
 
 def is_envelope(value: Any) -> bool:
-    """Whether rows are in the value, and it is none itself."""
+    """Whether the value contains rows and is not itself one."""
     if isinstance(value, list):
         return any(is_row(one) for one in value) or rows_in(value)
     return isinstance(value, dict) and not is_row(value) and (is_row_table(value) or bool(row_fields(value)))
@@ -235,7 +241,7 @@ def _object_in(value: Any) -> Mapping[str, Json]:
 def _texts_in(value: Any, depth: int = 0) -> bool:
     """Whether a list, at some depth, has objects with the text of a memory, with or without an id.
 
-    What is deeper than rows are looked for may have some.
+    A list that is nested deeper than rows are looked for counts as having some.
     """
     if depth > DEEPEST:
         return isinstance(value, list | dict) and bool(value)
@@ -253,7 +259,7 @@ def _is_own_row(value: Any) -> bool:
 
 
 def _holds_rows(value: Any, *, owner_has_id: bool) -> bool:
-    """Whether a field with one of the usual names is a list of rows: by its rows, or, beside no id, by its objects."""
+    """Whether a field with a usual name is a list of rows: by its rows or, if no id is beside it, by its objects."""
     if isinstance(value, list):
         if any(is_row(one) for one in value) or rows_in(value):
             return True

@@ -29,7 +29,7 @@ from spectron_migrate.records import Json, Memory, Skipped, SourceInfo, counted,
 
 FILES = SourceInfo(kind="files", place="files", provider="files")
 _SUSPECT_SIZES = (20, 100, 200, 1000)
-"""The sizes at which Mem0's get_all and its server silently truncate a listing, by version."""
+"""The sizes at which Mem0's get_all and its server silently truncate a listing, in their versions."""
 
 FILE_LEFT_OUT = "a file in an archive that is not read"
 LINE_WITHOUT_MEMORY = "a memory that is in a backup's memories.jsonl.gz, and not in its memories.json"
@@ -61,7 +61,7 @@ class FilesReader(ReaderBase):
             raise InputError.of_all([problem for problem in problems if problem])
 
     def native_count(self) -> int | None:
-        """The totals that the pages announce, if each was met; None if that is not provable."""
+        """The totals that the pages announce, if each was reached; None if that cannot be shown."""
         return self._total
 
     def progress_total(self) -> int:
@@ -75,7 +75,7 @@ class FilesReader(ReaderBase):
         return self._bytes_of_earlier_files + in_this_file
 
     def missing(self) -> int | None:
-        """How many memories the pages of a listing announce that are not in the files, at least."""
+        """The least number of memories that pages announce and that are not in the files."""
         return self._missing
 
     def rows(self) -> Iterator[Memory | Skipped]:
@@ -110,7 +110,7 @@ class FilesReader(ReaderBase):
                 self.notes.extend(_suspect_owners(seen))
 
     def relations(self) -> Iterator[Json]:
-        """Graph relations beside the rows; only the files that contain some are read again."""
+        """Graph relations beside the rows. Only files that contain some are read again."""
         for path in sorted(self._with_relations):
             for item in _items(path):
                 if item.kind == "relation":
@@ -196,7 +196,7 @@ def _problem(path: Path) -> str | None:
 
 
 def _items(path: Path, file: BinaryIO | None = None) -> Iterator[JsonItem]:
-    """The items of one file; `file`, if it is open already, shows how far the reading has come.
+    """The items of one file. `file`, if it is already open, shows how far the reading has come.
 
     Raises InputError with the name of a damaged archive.
     """

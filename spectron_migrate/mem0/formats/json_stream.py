@@ -33,13 +33,13 @@ from spectron_migrate.records import ENTITY_IDS, Json
 
 _CHUNK = 1 << 18
 _SMALL = 4
-"""Reads within which an object is decoded as a whole."""
+"""An object that fits into this many reads is decoded as a whole."""
 
 _MOST_SKETCHED = 10_000
-"""Elements of a list without rows, such as OpenMemory's categories, that are kept beside the rows."""
+"""The most elements of a list without rows, such as OpenMemory's categories, that are kept beside the rows."""
 
 _SPACE = " \t\n\r\ufeff\x1e"
-"""Between values also a byte order mark, where files were joined, and the separator of RFC 7464."""
+"""What may stand between values: also a byte order mark, if files were joined, and the separator of RFC 7464."""
 
 _COMMAS = "take out the comma at the end of each line (`sed 's/,[[:space:]]*$//' FILE`), or the one before a bracket"
 _REWRITE = "write the file again with a library for JSON, or with `jq`"
@@ -51,22 +51,22 @@ _HINTS = (
     (("\0",), "zero bytes follow: the file was not written to its end"),
     (("\x1a",), "an end-of-file mark of DOS follows: `tr -d '\\032' < FILE`"),
 )
-"""What a place that is no JSON begins with, and what to do."""
+"""How text begins that is not JSON, and what to do about it."""
 
 _WORDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 _ONCE = frozenset((*TEXTS, *IDS, *ROWS, *ENTITY_IDS, "payload", "metadata", "userId", "agentId", "runId", "hash"))
-"""Fields of which no second one is dropped."""
+"""Fields that must not occur twice, because a decoder would drop one of them."""
 
 _NEAR_END = 16
-"""A decoding error this close to the end of the window may only mean that more has to be read."""
+"""An error this close to the end of the window may only mean that more has to be read."""
 
 
 def read_items(open_stream: Callable[[], BinaryIO], name: str) -> Iterator[JsonItem]:
     """Everything in a JSON or JSON Lines stream, in order, in any mixture of formats.
 
-    `open_stream` opens it from its start, which is done a second time for an object that is too large to be decoded
-    as a whole. Raises InputError with name and line if the stream is truncated, is not JSON, or holds a value that is
-    not a row.
+    `open_stream` opens it from the start. It is called a second time for an object that is too large to be decoded as a
+    whole. Raises InputError with name and line if the stream is truncated, is not JSON, or holds a value that is not a
+    row.
     """
     with closing(open_stream()) as stream, closing(_sketches(open_stream, name)) as sketches:
         scanner = _Scanner(stream, name)
@@ -108,7 +108,7 @@ def _array(scanner: _Scanner, head: dict[str, Json], numbers: Iterator[int], nam
 def _object(
     scanner: _Scanner, sketch: dict[str, Json], around: dict[str, Json] | None, numbers: Iterator[int], name: str
 ) -> Iterator[JsonItem]:
-    """A large object, whose structure is known from its sketch."""
+    """The items of a large object, whose structure is known from its sketch."""
     line = scanner.line
     if is_row_table(sketch):
         yield from walk(scanner.value(), line, numbers, around, name=name)
@@ -151,7 +151,7 @@ def _elements(scanner: _Scanner) -> Iterator[tuple[Any, int]]:
 
 
 def _fields(scanner: _Scanner) -> Iterator[str]:
-    """The names of the fields of an object; the caller steps over the value before it asks for the next one."""
+    """The names of the fields of an object. The caller has to step over the value before it asks for the next one."""
     scanner.take("{")
     while scanner.peek() != "}":
         yield scanner.name()
@@ -177,7 +177,7 @@ def _sketches(open_stream: Callable[[], BinaryIO], name: str) -> Generator[dict[
 
 
 def _sketch(scanner: _Scanner, depth: int = 0) -> Any:
-    """The next value with its lists cut after their first row: what comes before and after the rows, without them."""
+    """The next value with its lists cut after their first row: only what comes before and after the rows."""
     if scanner.peek() == "[":
         kept: list[Any] = []
         has_row = False
@@ -192,7 +192,7 @@ def _sketch(scanner: _Scanner, depth: int = 0) -> Any:
 
 
 class _Scanner:
-    """Decodes a stream through a window that grows only while one value does not fit into it."""
+    """Decodes a stream through a window that grows only if a value does not fit into it."""
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self._name = name
@@ -246,7 +246,7 @@ class _Scanner:
         return str(name)
 
     def small_value(self) -> Any:
-        """The next value if it is no longer than `_SMALL` reads; otherwise None, and the position stays."""
+        """The next value if it is no longer than `_SMALL` reads. Otherwise None, and the position stays."""
         longest = _SMALL * _CHUNK
         while True:
             try:
@@ -302,7 +302,7 @@ class _Scanner:
         return self.error(f"is not JSON: {error.msg}", hint=hint)
 
     def _more(self, at_least: int = 0) -> bool:
-        """Read more and drop what was stepped over; False at the end of the stream."""
+        """Read more, and drop what was stepped over. False at the end of the stream."""
         if self._ended:
             return False
         line = self.line
@@ -323,9 +323,10 @@ class _Scanner:
 
 
 def _object_of(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; raises ValueError if a field is in it twice, of which a decoder keeps only the last.
+    """An object.
 
-    That is said of fields of a memory, and of lists and objects: memories may be in them.
+    Raises ValueError if a field occurs twice, because a decoder keeps only the last one. This applies to fields of a
+    memory, and to lists and objects, which may contain memories.
     """
     value = dict(fields)
     if len(value) != len(fields):

@@ -1,7 +1,7 @@
-"""Accounts for the pages of listings: what they announce against the different ids that were read.
+"""Accounts for the pages of listings: compares what they announce with the different ids that were read.
 
 Pages of one listing announce the same total. A page that names one owner belongs to a listing of that owner, unless
-another page with the same total names several. Only a total that was counted apart from the page proves anything.
+another page with the same total names several. Only a total that was counted independently of the page proves anything.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from spectron_migrate.records import Json, counted
 
 _BATCH = 1000
 _SEVERAL = ""
-"""Owner of a page whose rows have several."""
+"""The owner of a page whose rows have several owners."""
 
 _Key = tuple[int | None, str, bool, bool]
 """What pages of one listing have in common: its total, how they name the next page, whether they name the previous one,
@@ -38,7 +38,7 @@ class _OpenList:
     checksum: int = 0
     owner: Owner = None
     beside: list[PageFacts] = field(default_factory=list)
-    """What objects among the rows, such as a first or last line without a row, say about the whole."""
+    """What objects among the rows, such as a first or last line that is no row, say about the whole."""
 
 
 @dataclass(slots=True)
@@ -47,16 +47,16 @@ class _Listing:
 
     ids: DistinctIds = field(default_factory=DistinctIds)
     rows: int = 0
-    """Different rows of each page, added up."""
+    """The number of different rows of each page, added up."""
     starts: int = 0
     ends: int = 0
     says_more: bool = False
     is_later: bool = False
     """Whether a page says that there is one before it."""
     numbers: set[int] = field(default_factory=set)
-    """Numbers of the pages that say theirs."""
+    """Numbers of the pages, if they have one."""
     places: list[tuple[int, int]] = field(default_factory=list)
-    """Of each page that says it: how many rows are before it, and how many it has."""
+    """For each page that says so: how many rows come before it, and how many it has."""
     limits: set[int | None] = field(default_factory=set)
 
     def add(self, ids: DistinctIds, facts: PageFacts, rows: int) -> None:
@@ -77,7 +77,7 @@ class _Listing:
 
     @property
     def begins(self) -> bool:
-        """Whether its first page is here, as far as the pages say where they are."""
+        """Whether its first page was read, as far as the pages say where they are."""
         return min(self.numbers, default=0) <= 1 and min(self.places, default=(0, 0))[0] == 0
 
     @property
@@ -87,7 +87,7 @@ class _Listing:
 
     @property
     def gaps(self) -> int:
-        """How many rows are missing between or before the pages, at least."""
+        """The least number of rows that are missing between or before the pages."""
         missing = reached = 0
         for offset, rows in sorted(self.places):
             missing += max(0, offset - reached)
@@ -98,21 +98,21 @@ class _Listing:
 
     @property
     def least(self) -> int:
-        """How many listings these pages are, at least."""
+        """The least number of listings that these pages can be."""
         return max(1, self.starts, self.ends)
 
     def short_of(self, total: int) -> int:
-        """How many rows are missing, at least."""
+        """The least number of rows that are missing."""
         return max(0, total - self.ids.count(), self.least * total - self.rows)
 
     @property
     def lacks_start(self) -> bool:
-        """Whether the first page is not here."""
+        """Whether the first page was not read."""
         return self.is_later and not self.starts
 
     @property
     def open_ends(self) -> int:
-        """Listings whose last page is not here."""
+        """How many listings lack their last page."""
         return max(1, self.starts) - self.ends if self.says_more else 0
 
 
@@ -121,7 +121,7 @@ class Listings:
 
     def __init__(self) -> None:
         self.missing = 0
-        """After `finish`: rows that are announced and were not read, at least."""
+        """After `finish`: the least number of rows that are announced but were not read."""
         self.total: int | None = None
         """After `finish`: the total of all listings, if each was shown to be complete."""
         self.notes: list[str] = []
@@ -133,7 +133,7 @@ class Listings:
         self._is_proven = True
 
     def add(self, number: int, head: Mapping[str, Json] | None, row: str, owner: Owner) -> None:
-        """A row of list `number`, by its id, or by its place if it has none."""
+        """Add a row of list `number`, by its id, or by its place if it has none."""
         page = self._pages.get(number) or self._begin(number, head)
         page.rows += 1
         page.checksum += hash(row)
@@ -145,14 +145,14 @@ class Listings:
                 self._flush(page)
 
     def counters(self, number: int, beside: Mapping[str, Json]) -> bool:
-        """Whether an object in list `number`, which is no row, has counters. They are those of the list."""
+        """Whether an object in list `number` that is no row has counters, which then count for the list."""
         facts = page_facts(beside)
         if facts.announces:
             (self._pages.get(number) or self._begin(number, None)).beside.append(facts)
         return facts.announces
 
     def end(self, number: int, head: Mapping[str, Json] | None, place: str) -> None:
-        """List `number` ends; `place` names it."""
+        """Note that list `number` ends; `place` names it."""
         page = self._pages.get(number) or self._begin(number, head)
         del self._pages[number]
         self._flush(page)
@@ -164,7 +164,7 @@ class Listings:
                 self.notes.append(f"{place} repeats {self._read[mark]}: the same {counted(page.rows, 'row')} again")
                 return
             self._read[mark] = place
-            # A counter that equals its own rows may have been counted from them
+            # a counter that equals the page's own rows may have been counted from them
             total = facts.total if facts.total is not None and facts.total > rows else None
             if facts.failure:
                 self.missing += 1
@@ -183,7 +183,7 @@ class Listings:
                 listing.add(ids, facts, page.rows)
 
     def finish(self) -> None:
-        """All files were read: compare what was announced with what was read."""
+        """After all files were read, compare what was announced with what was read."""
         totals = 0
         for key, listings in self._by_owner.items():
             total, whole = key[0] or 0, self._whole[key]
@@ -210,7 +210,7 @@ class Listings:
             self.total = totals
 
     def _judge_beside(self, page: _OpenList, place: str) -> None:
-        """Compare what objects among the rows announce with the rows, of which some may be the same again."""
+        """Compare what objects among the rows announce with the rows, some of which may be repeated."""
         most = max((facts.total or 0 for facts in page.beside), default=0)
         if most > page.rows:
             self.missing += most - page.rows
@@ -222,7 +222,7 @@ class Listings:
             )
 
     def next_ids(self) -> set[str]:
-        """The ids with which pages that were announced begin."""
+        """The ids with which announced pages begin."""
         return self._next_ids
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Recognises files that are no JSON by their first bytes, and says what to give instead."""
+"""Recognises files that are not JSON by their first bytes, and says what to provide instead."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ _TEXTS: tuple[tuple[re.Pattern[str], str, str], ...] = (
     ),
     (re.compile(r'"(\\.|[^"\\])*"?\s*$|"\s*[\[{]'), "JSON written as a text within JSON", "unwrap it: `jq -r . FILE`"),
 )
-"""How a text begins, what it is, and what to do; in this order."""
+"""How a text begins, what it is, and what to do. They are tried in this order."""
 
 _SCALAR = re.compile(r"null|true|false|-?\d+(\.\d+)?")
 

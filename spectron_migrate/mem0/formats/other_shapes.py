@@ -1,4 +1,4 @@
-"""Describes JSON values that are no rows of Mem0: by their fields, what they are and what to give instead. Pure."""
+"""Describes JSON values that are no rows of Mem0: what they are, by their fields, and what to provide instead. Pure."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ _SHAPES: tuple[tuple[Callable[[_Value], bool], str, str], ...] = (
         "if the names are the ids: `jq 'to_entries | map({id: .key, memory: .value})' FILE`; owners and times are lost",
     ),
 )
-"""Which objects, what they are, and what to do. The first one counts."""
+"""Which objects, what they are, and what to do. The first match counts."""
 
 
 def describe(value: Any) -> str:
@@ -201,7 +201,7 @@ def describe(value: Any) -> str:
 
 
 def advice(value: Any) -> str:
-    """What to give in place of a value that is not a row, by what it is."""
+    """What to provide instead of a value that is not a row."""
     if not isinstance(value, Mapping):
         if _is_json_text(value):
             return "these are JSON texts in a list: `jq '.[] | fromjson' FILE`"
@@ -238,7 +238,7 @@ def _first(value: Any) -> Any:
 
 
 def _is_typed(value: Mapping[str, Any]) -> bool:
-    """Whether fields, or those of its payload or `fields`, are objects that name the type of the value in them."""
+    """Whether the fields, or those of its payload or `fields`, are objects that name the type of their value."""
     fields = (value, _object(value.get("payload")), _object(value.get("fields")))
     return any(
         isinstance(one, Mapping) and len(one) == 1 and next(iter(one)) in _TYPED

@@ -1,4 +1,4 @@
-"""What a page of a listing says about the whole: how many rows there are, and whether more pages follow. Pure."""
+"""Reads what a page says about its whole listing: how many rows there are, and whether more pages follow. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NEXT = (
     *("next_link", "nextLink", "@odata.nextLink", "odata.nextLink", "nextUri", "nextRecordsUrl"),
 )
 _LEFT = ("remaining", "remaining_count", "remainingCount", "rows_left")
-"""How many rows follow."""
+"""Fields that say how many rows follow."""
 
 _PREVIOUS = ("previous", "prev", "previous_page")
 OFFSET = "next_page_offset"
@@ -43,7 +43,7 @@ _ERRORS = ("errors", "error", "failures")
 _YES = (True, "true", "True", 1)
 _NO = (False, "false", "False", 0)
 _AROUND = ("pagination", "paging", "page_info", "pageInfo", "meta", "links", "_links", "page")
-"""Objects beside the rows whose counts are those of the rows; whether more follows is looked for in all of them."""
+"""Objects beside the rows whose counts are those of the rows. In each of them is looked up whether more rows follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ class PageFacts:
     """What the fields beside the rows of a page say about the listing."""
 
     total: int | None = None
-    """How many rows the listing has; None if it does not say, or only a lower bound."""
+    """How many rows the listing has; None if it does not say, or says only a lower bound."""
     more: bool | None = None
     """Whether another page follows; None if it does not say."""
     chain: str = ""
-    """The field that says so: pages of one listing have the same."""
+    """The field that says so, which is the same on all pages of a listing."""
     first: bool | None = None
     """Whether this is the first page; None if it does not say."""
     next_id: str | None = None
@@ -69,7 +69,7 @@ class PageFacts:
     limit: int | None = None
     """The most rows that were asked for."""
     failure: str = ""
-    """The field that says that rows could not be given: a shard that failed, a time-out, errors beside the rows."""
+    """The field that says that rows are missing: a shard that failed, a time-out, errors beside the rows."""
 
     @property
     def announces(self) -> bool:

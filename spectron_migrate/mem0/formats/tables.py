@@ -1,4 +1,4 @@
-"""Objects that are lists of rows in another form: columns, as Chroma's `get` gives them, and rows by ids. Pure."""
+"""Objects that are lists of rows in another form: columns, as from Chroma's `get`, and rows by ids. Pure."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _NO_IDS = (
     *("payload", "source_payload", "properties", "_source", "metadata", "memory", "document", "data", "result"),
     *("record", "item", "row", "kwargs", "json", "node", "value", "entry", "doc", "body", "object"),
 )
-"""Names of a field that holds one object: it is not the id of what is in it."""
+"""Names of fields that hold one object. Such a name is not the id of the object."""
 
 
 def is_table(value: Mapping[str, Json], is_memory: Callable[[Mapping[str, Json]], bool]) -> bool:
-    """Whether the object is a list of rows; `is_memory` says of a row whether it is one, with or without its id."""
+    """Whether the object is a list of rows. `is_memory` says whether a row is a memory, with or without its id."""
     return _is_columns(value) or _is_by_id(value, is_memory)
 
 
 def rows_of_table(
     value: Mapping[str, Json], has_own_id: Callable[[Mapping[str, Json]], bool]
 ) -> tuple[list[Json], list[str]]:
-    """The rows of a table, each with its id; and the columns that are not as long as that of the ids."""
+    """The rows of a table, each with its id; and the columns whose length differs from that of the ids."""
     if not _is_columns(value):
         return [row if has_own_id(row) else {**row, "id": key} for key, row in value.items()], []
     ids = _flat(value[_IDS])
@@ -57,7 +57,7 @@ def _is_by_id(value: Mapping[str, Json], is_memory: Callable[[Mapping[str, Json]
 
 
 def _flat(column: Any) -> list[Json]:
-    """A column; that of several queries is a list of lists."""
+    """A column, flattened: for several queries it is a list of lists."""
     if column and all(isinstance(one, list) for one in column):
         return [cell for one in column for cell in one]
     return list(column)

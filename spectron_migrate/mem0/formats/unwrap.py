@@ -1,4 +1,4 @@
-"""Brings a raw row into one of two formats, an item or an id with a payload, whatever it came out of. Pure."""
+"""Brings a raw row into one of two formats, an item or an id with a payload, wherever it came from. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def unwrap(
     Known are a stored point with its payload, as an object or as JSON text, under `payload` or `metadata`; an object of
     Weaviate; a document of LangChain; a hit of Elasticsearch or OpenSearch; and the Extended JSON of MongoDB's tools.
 
-    `is_plain`: the wrappers of Extended JSON were taken off.
+    `is_plain`: whether the wrappers of Extended JSON were already removed.
     """
     if row.keys() == _POINT and row["id"].__class__ is str and row["id"] and row["payload"].__class__ is dict:
         return row["id"], row["payload"] if is_plain else plain(row["payload"]), row  # the most common case
@@ -52,7 +52,7 @@ def unwrap(
         inner = parsed(item.get(name))
         if not isinstance(inner, Mapping):
             continue
-        if name == "properties":  # every object has every property of its class
+        if name == "properties":  # every object has all properties of its class
             inner = {key: value for key, value in inner.items() if value is not None}
         is_payload = has_payload_in_metadata(inner and {"data": inner.get("data")}) if name == "metadata" else True
         if name == "source_payload" or (is_payload and not _has_own_text(item)):
@@ -65,7 +65,7 @@ def unwrap(
 
 
 def parsed(value: Any) -> Any:
-    """The object or list that a text of JSON stands for; any other value as it is."""
+    """The object or list that a JSON text contains; any other value as it is."""
     if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
         try:
             return plain(json.loads(value))
@@ -121,13 +121,16 @@ def _owner(part: Mapping[str, Json], name: str) -> Json:
 
 
 def _user_in(part: Mapping[str, Json]) -> Json:
-    """The user under `user`: the id, or an object with it. An `app` or `agent` there may be the program that wrote."""
+    """The user under `user`: the id, or an object with it.
+
+    An `app` or `agent` there may be the program that wrote it.
+    """
     value = part.get("user")
     return _id_in(value["id"] if isinstance(value, Mapping) and "id" in value else value)
 
 
 def _id_in(value: Json) -> Json:
-    """An id, also as the condition of a filter (`{"eq": …}`, `{"in": […]}`); None for what names none, or several."""
+    """An id, also from a filter's condition (`{"eq": …}`, `{"in": […]}`); None if there is none, or several."""
     if isinstance(value, Mapping) and len(value) == 1:
         [(condition, value)] = value.items()
         value = value if condition in ("eq", "=", "in") else None

@@ -1,4 +1,4 @@
-"""Whether something that is no memory holds words, so that a text may be lost with it. Pure."""
+"""Checks whether something that is no memory holds words, so that a text may be lost with it. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOT_WORDS = ("vector", "vectors", "embedding", "embeddings", "values")
 
 
 def words_in(value: Any, depth: int = 0) -> str:
-    """Where two words in a row stand: the name of the field, or `text`; empty if nowhere."""
+    """Where two words in a row occur: the name of the field, or `text`; empty if nowhere."""
     if isinstance(value, str):
         is_prose = _WORDS.search(value) is not None or _LONG.search(value) is not None
         return "text" if is_prose and utc_time(value)[0] is None else ""

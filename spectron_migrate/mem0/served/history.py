@@ -16,7 +16,7 @@ _PAGE = 100
 
 
 class PlatformHistory:
-    """The Platform's list of all changes, deleted memories included; read only if the history is to be kept."""
+    """The Platform's list of all changes, deleted memories included. It is read only if the history is to be kept."""
 
     def __init__(self, http: JsonClient, notes: list[str]) -> None:
         """Sends no request yet. A note is added to `notes` if the Platform has no such list."""
@@ -24,7 +24,7 @@ class PlatformHistory:
         self._notes = notes
 
     def text_at(self, memory_id: str, text: str) -> tuple[str, int] | None:
-        """None: the reader has already set the time in its rows."""
+        """Always None, because the reader has already set the time in its rows."""
         return None
 
     def rows(self) -> Iterator[dict[str, Json]]:
@@ -51,11 +51,11 @@ class PlatformHistory:
                 return
 
     def close(self) -> None:
-        """Nothing to close: the connection belongs to the reader."""
+        """Does nothing, because the connection belongs to the reader."""
 
 
 class ServerHistory:
-    """The self-hosted server's changes, memory by memory; those of deleted memories are not available."""
+    """The self-hosted server's changes, memory by memory. Those of deleted memories are not available."""
 
     def __init__(self, http: JsonClient, memory_ids: Callable[[], Iterator[str]]) -> None:
         """`memory_ids` yields the ids that were read."""
@@ -73,7 +73,7 @@ class ServerHistory:
             try:
                 events = self._http.get(f"/memories/{quote(memory_id, safe='')}/history")
             except Rejected:
-                continue  # deleted since it was read
+                continue  # the memory was deleted after it was read
             for event in events or []:
                 row += 1
                 yield {"row": row, **event}
@@ -83,7 +83,7 @@ class ServerHistory:
 
 
 def text_changed_at(events: Any, text: str) -> str | None:
-    """When a memory last changed to this text, according to its events; None if its last text is another."""
+    """When a memory last changed to this text, according to its events; None if its last text is another one."""
     if not isinstance(events, list):
         return None
     changes = [

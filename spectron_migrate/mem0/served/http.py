@@ -27,11 +27,11 @@ _MOST_TRIES = 7
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0
 _MOST_WAITED_S = 900.0
-"""How long one request may wait in all, the waits that the server asks for (`Retry-After`) included."""
+"""How long one request may wait in total, including waits that the server asks for (`Retry-After`)."""
 
 _RETRIED_STATUSES = frozenset({408, 425, 500, 502, 503, 504})
 _HOLDS_A_KEY = re.compile("key|auth|token|secret", re.IGNORECASE)
-"""Names of such headers."""
+"""Header names that may hold a key or a password."""
 _TIMEOUT = httpx.Timeout(60.0, connect=15.0)
 
 
@@ -70,9 +70,9 @@ class JsonClient:
     ) -> None:
         """`headers` hold the key, if there is one; raises InputError for an address that would expose it.
 
-        `sleep` waits between attempts; the default ends early when `close` is called. `key` names the key in hints.
+        `sleep` waits between attempts; the default ends early when `close` is called. `key`: how hints name the key.
         `verify`: whether the certificate is checked, or the file of the authority that signed it. `plain_http`: the key
-        may be sent without encryption, as Mem0 sends it to a store in the same network.
+        may be sent unencrypted, as Mem0 sends it to a store in the same network.
         """
         self.base_url = checked_url(base_url, with_key=bool(headers) and not plain_http)
         self._key = key
@@ -117,7 +117,7 @@ class JsonClient:
         body: Json = None,
         headers: Mapping[str, str] | None = None,
     ) -> JsonResponse:
-        """Retry until there is a complete response; the waits double, or are as long as the server asks for."""
+        """Retry until there is a complete response. Waits double, or are as long as the server asks for."""
         waited, failure = 0.0, "no answer"
         tries = 0
         while tries < _MOST_TRIES:
@@ -213,7 +213,7 @@ def _date(response: httpx.Response) -> datetime | None:
 
 
 def _describe(error: Exception) -> str:
-    """The class and the text: the text of an httpx error may be empty."""
+    """The class and the text, because the text of an httpx error may be empty."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 

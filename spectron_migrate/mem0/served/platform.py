@@ -1,8 +1,8 @@
 """Reads a project of Mem0's Platform over HTTP, and proves that it is complete by the Platform's own statistics.
 
-First comes one listing of everything that has a user, agent, app or run, then what changed since the scan began. Only
-if the statistics count more memories are the owners listed too, a hundred in a request, and only those kinds of owners
-of which some are missing. Requests cost time and quota, so their estimated number is reported before they are sent.
+It first lists everything that has a user, agent, app or run, then what changed since the scan began. If the statistics
+count more memories, it also lists by owner, a hundred owners in a request, but only for kinds of owners with missing
+memories. Requests cost time and quota, so their estimated number is reported before they are sent.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo,
 BASE_URL = "https://api.mem0.ai"
 _TOTALS = {"user": "total_users", "agent": "total_agents", "app": "total_apps", "run": "total_runs"}
 _MOST_HISTORY_REQUESTS = 2_000
-"""Most edited memories whose history is requested, each in a request of its own."""
+"""The most edited memories whose history is requested, each in a request of its own."""
 
 _OWNERS_PER_REQUEST = 100
 _OWNERS_IN_TEST = 3
-"""Owners whose counts, one by one and together, show whether the Platform can filter by several owners at once."""
+"""How many owners are counted, one by one and together, to see whether the Platform can filter by several owners."""
 
 
 def platform_info(section: Mapping[str, Any], project: str = "") -> SourceInfo:
@@ -106,7 +106,7 @@ class PlatformReader(ReaderBase):
         return began
 
     def discard_progress(self) -> None:
-        """Remove the fetched pages of a scan that ran to its end: they are in the dump."""
+        """Remove the fetched pages of a finished scan, because they are in the dump."""
         if self._spool is not None and self._missing is not None:
             self._spool.remove()
 
@@ -141,7 +141,7 @@ class PlatformReader(ReaderBase):
             yield from self._converted(ListingReader(self._http, None).changed_since(base, self._began))
         if is_whole:
             yield from self._converted(self._pages_of_owners_with_missing_rows(reader))
-            if self._missing_from_statistics():  # some may have been deleted since
+            if self._missing_from_statistics():  # some may have been deleted in the meantime
                 self._expected = self.native_count()
         self._missing = max(reader.missing_rows, self._missing_from_statistics(), int(is_whole and not self._proven))
 
@@ -150,7 +150,7 @@ class PlatformReader(ReaderBase):
         return self._missing
 
     def changes(self) -> ChangesReader | None:
-        """See `platform_changes`; not if a row has no time, or no filter finds what was edited."""
+        """See `platform_changes`. None if a row has no time, or if no filter finds edited memories."""
         is_whole = self._since is None and not self._filters and self._missing == 0
         if not is_whole or not self._times.is_known or not self._has_clock:
             return None
@@ -216,7 +216,7 @@ class PlatformReader(ReaderBase):
         return memory if text_at is None else replace(memory, text_at=text_at, text_at_source="history")
 
     def _pages_of_owners_with_missing_rows(self, reader: ListingReader) -> Iterator[list[Json]]:
-        """List the owners of the kinds of which some were not seen, until the rows match the statistics."""
+        """List by owner, for kinds of owners with missing memories, until the rows match the statistics."""
         self._expected, self._proven = self.native_count(), True
         if self._has_all_counted():
             return

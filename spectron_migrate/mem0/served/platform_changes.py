@@ -1,8 +1,8 @@
-"""What changed on the Platform since it was read in full: by its times, and by a count that only a deletion changes.
+"""Finds what changed on the Platform since it was read in full, by times and by a count that only deletions change.
 
-A listing of what was created or edited gives the rows. Of memories created before a moment there can only be fewer
-later on, so their number, which the Platform counts, shows whether one was deleted; which one only a reading of
-everything shows.
+A listing of what was created or edited gives the rows. The number of memories created before a moment, which the
+Platform counts, can only fall later on. So it shows whether one was deleted; which one, only a reading of everything
+shows.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from spectron_migrate.mem0.served.platform_listing import ANY_OWNER, Filter, Lis
 from spectron_migrate.records import Json, Memory, format_time
 
 OVERLAP = timedelta(minutes=2)
-"""An edit may take so long from its time to its place in the listing."""
+"""An edit may take this long to appear in the listing."""
 MOST_CHANGED = 5_000
-"""More rows than these are read by reading everything."""
+"""If more rows than this changed, everything is read."""
 _CLOCK_STEP = timedelta(seconds=1)
-"""The Platform tells its time in whole seconds, rounded down."""
+"""The Platform reports its time in whole seconds, rounded down."""
 _ATTEMPTS = 2
 """A row may be counted before it is listed."""
 _EARLY = datetime(2000, 1, 1, tzinfo=UTC)
@@ -35,7 +35,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class CreationTimes:
-    """When the memories were created, as sorted numbers; what has no time makes a count by time impossible."""
+    """When the memories were created, as sorted numbers. A memory without a time makes a count by time impossible."""
 
     def __init__(self) -> None:
         self._times: array[int] = array("q")
@@ -43,7 +43,7 @@ class CreationTimes:
         """False: a row has no time."""
 
     def add(self, memories: Iterable[Memory]) -> None:
-        """More memories, each once."""
+        """Add memories, each once."""
         for memory in memories:
             if memory.created_at is None:
                 self.is_known = False
@@ -51,11 +51,11 @@ class CreationTimes:
                 self._times.append(_number(memory.created_at))
 
     def sort(self) -> None:
-        """After all were added."""
+        """Sort the times, after all were added."""
         self._times = array("q", sorted(self._times))
 
     def insert(self, memory: Memory) -> None:
-        """One more, once sorted."""
+        """Add one more, after `sort`."""
         if memory.created_at is not None:
             insort(self._times, _number(memory.created_at))
 
@@ -84,8 +84,8 @@ class PlatformChanges:
     ) -> None:
         """`http`, `seen` and `times` are taken over.
 
-        `changed`: the filter that this Platform has for what was created or edited, with the span None; `began`: when
-        the last reading began, by the Platform's clock.
+        `changed`: this Platform's filter for created or edited memories, with None for the span. `began`: when the last
+        reading began, by the Platform's clock.
         """
         self.history = history
         self._http = http
@@ -95,7 +95,7 @@ class PlatformChanges:
         self._changed = changed
         self._began = began
         self._with_times: dict[tuple[str, str | None, str], Memory] = {}
-        """Memories of the last round whose history was asked: the overlap lists them again."""
+        """Memories of the last round whose history was requested, because the overlap lists them again."""
 
     def changed(self, *, now: datetime) -> Changed | None:
         """See `ChangesReader.changed`."""
@@ -121,7 +121,7 @@ class PlatformChanges:
         self._seen.close()
 
     def _listed(self, since: datetime, until: datetime, now: datetime) -> dict[str, Memory] | None:
-        """What was created or edited in between; None if it is too much, or not certain.
+        """What was created or edited in this span; None if it is too much, or not certain.
 
         Nothing is added to this listing while its pages are read, once `until` has passed.
         """
@@ -155,10 +155,10 @@ class PlatformChanges:
 
 
 def filter_of_changes(http: JsonClient) -> Filter | None:
-    """The filter of this Platform for what was created or edited, shown to have an effect; None if it has none."""
+    """This Platform's filter for created or edited memories, shown to have an effect; None if there is none."""
     reader = ListingReader(http, None)
     try:
-        # A Platform that knows no edits would find the others by the time when they were created.
+        # A Platform that has no edit times would still find memories by their creation time.
         if not reader.count({"AND": [ANY_OWNER, with_span({"updated_at": None}, _EARLY, _LATE)]}):
             return None
     except Rejected:
@@ -183,7 +183,7 @@ def with_span(form: Filter, since: datetime, until: datetime) -> Filter:
 
 
 def server_time(http: JsonClient) -> datetime | None:
-    """The Platform's clock; None if it does not tell."""
+    """The Platform's clock; None if it does not report it."""
     return http.request("GET", "/v1/ping/").date
 
 

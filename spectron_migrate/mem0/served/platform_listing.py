@@ -19,7 +19,7 @@ from spectron_migrate.records import Json, format_time
 
 PAGE = 200
 _WINDOW = 2_000
-"""Most rows in a window: ten pages, so that page numbers stay small and reading a window again is quick."""
+"""The most rows in a window: ten pages, so that page numbers stay small and reading a window again is quick."""
 
 _FIRST_STEP = timedelta(days=90)
 _NARROWEST = timedelta(milliseconds=1)
@@ -75,7 +75,7 @@ class ListingReader:
     """Reads listings; `missing_rows` is the number of rows that were announced but not delivered."""
 
     def __init__(self, http: JsonClient, spool: Spool | None) -> None:
-        """`spool` keeps fetched pages, so that the scan can be resumed."""
+        """`spool` stores fetched pages, so that the scan can be resumed."""
         self.missing_rows = 0
         self._http = http
         self._spool = spool
@@ -85,7 +85,7 @@ class ListingReader:
         return self._page(query, 1, size=1).count
 
     def created_before(self, query: Filter, until: datetime) -> Iterator[list[Json]]:
-        """Everything created before `until`, window by window, oldest first; then the rows without a time."""
+        """Everything created before `until`, window by window, oldest first. Then the rows without a time."""
         first = TimeWindow(None, until)
         try:
             windows = [(first, self._window_count(_within(query, first)))]
@@ -145,11 +145,11 @@ class ListingReader:
         return True
 
     def all_pages(self, query: Filter, *, again: bool = False) -> Generator[list[Json], None, int]:
-        """All pages of a listing, read again until nothing changed meanwhile; returns the number of different rows.
+        """All pages of a listing, read again until nothing changes meanwhile; returns the number of different rows.
 
-        Rows that were announced but not delivered are added to `missing_rows`: at least one if the listing changed
-        in every attempt, because a deleted row lets another slip unseen from one page to the one before. `again`
-        sends the requests even if the spool has the pages.
+        Rows that were announced but not delivered are added to `missing_rows`: at least one if the listing changed in
+        every attempt, because after a deletion another row may slip unseen to the page before. `again` sends the
+        requests even if the spool has the pages.
         """
         name = json.dumps(query, sort_keys=True)
         kept = self._spool.pages(name) if self._spool is not None and not again else None
@@ -234,7 +234,7 @@ class ListingReader:
 
 
 def requests_for(rows: int) -> int:
-    """Estimated number of requests for a listing of so many rows: its pages, and two counts for each window.
+    """Estimated number of requests for a listing of this many rows: its pages, and two counts for each window.
 
     Splitting leaves windows between half full and full, and the last page of a window half full.
     """

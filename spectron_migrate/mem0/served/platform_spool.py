@@ -17,7 +17,7 @@ _LONGEST_LIFE = timedelta(hours=24)
 
 
 class Spool:
-    """The pages of each listing; only listings that were fetched completely are reused.
+    """The pages of each listing. Only listings that were fetched completely are reused.
 
     The first line of the file identifies the scan. A file of another scan, or one older than a day, is overwritten.
     """
@@ -87,7 +87,7 @@ class Spool:
             self._file = None
 
     def remove(self) -> None:
-        """Remove the file: the scan is in the dump."""
+        """Remove the file, because the scan is in the dump."""
         self.close()
         self._path.unlink(missing_ok=True)
 
@@ -136,5 +136,5 @@ class Spool:
 
 
 def _key(listing: str) -> bytes:
-    """A short key: there are thousands of listings, and their names (filters as JSON) are long."""
+    """A short key, because there are thousands of listings, and their names (filters as JSON) are long."""
     return hashlib.blake2b(listing.encode(), digest_size=16).digest()

@@ -25,7 +25,7 @@ from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo,
 
 _LISTING_LIMIT = 1_000
 _COUNTED_ROWS = 10_000
-"""The server counts owners in its first rows only; with more rows than this, its counts prove nothing."""
+"""The server counts owners only in its first rows. With more rows than this, its counts prove nothing."""
 
 _UNLIMITED = 10_000_000
 _FIELDS = {"user": "user_id", "agent": "agent_id", "run": "run_id"}
@@ -69,11 +69,11 @@ class ServerReader(ReaderBase):
         self._filters = filters
 
     def native_count(self) -> int | None:
-        """None: the server counts by owner only, and a row may have several."""
+        """Always None: the server counts only by owner, and a row may have several."""
         return None
 
     def progress_total(self) -> int | None:
-        """An estimate: a row may be counted for a user, an agent and a run."""
+        """An estimate, because a row may be counted for a user, an agent and a run."""
         by_kind = Counter(dict.fromkeys(_FIELDS, 0))
         for (kind, _), rows in self._totals.items():
             by_kind[kind] += rows
@@ -96,7 +96,7 @@ class ServerReader(ReaderBase):
         self._missing = self._missing_rows()
 
     def missing(self) -> int | None:
-        """How many rows the server counts and did not deliver; at least one if its counts prove nothing."""
+        """How many rows the server counts but did not deliver; at least one if its counts prove nothing."""
         return self._missing
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """An index of Azure AI Search by REST. A query key is enough.
 
-Mem0 makes the key of its index neither sortable nor filterable, so it can only be paged by number, in an order that
-is not promised and no further than 100,000 rows. A larger index is read in parts, by ranges of the owners' ids.
+Mem0 makes the key of its index neither sortable nor filterable. So the index can only be paged by number, in an order
+that is not guaranteed, and only up to 100,000 rows. A larger index is read in parts, by ranges of the owners' ids.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class AzureAiSearch(ListedStore):
         service = str(store.settings.get("service_name") or "")
         if not service:
             raise InputError("azure_ai_search needs `service_name`", hint="the name before .search.windows.net")
-        # A whole address is for the clouds of Azure that have a domain of their own.
+        # A whole address is for clouds of Azure that have a domain of their own.
         url = service if "://" in service else f"https://{service}.search.windows.net"
         super().__init__(store.collection, f"at {url}")
         self._http = JsonClient(url, _headers(store), sleep=sleep, key="api_key of the vector store")
@@ -82,7 +82,7 @@ class AzureAiSearch(ListedStore):
         self._http.close()
 
     def _parts(self, where: str | None) -> Iterator[str | None]:
-        """Filters that together match every row once, each no more than can be paged through."""
+        """Filters that together match every row once. Each matches no more rows than can be paged through."""
         if self._count(where) <= _REACH:
             yield where
             return

@@ -1,6 +1,7 @@
 """An embedded Chroma folder, read from its `chroma.sqlite3`: ids and metadata, without Chroma's client.
 
-Chroma writes to a queue first and then to the tables read here; rows that are only in the queue count as missing.
+Chroma writes to a queue first, and then to the tables that are read here. Rows that are only in the queue count as
+missing.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class ChromaFolder(ListedStore):
         return payloads
 
     def _queued(self) -> int:
-        """Number of ids whose last change is only in the queue; none in a store that was closed properly."""
+        """Number of ids whose last change is only in the queue; 0 in a store that was closed properly."""
         if not self._has_queue:
             return 0
         applied = self._db.all("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", (self._segment,))
@@ -110,7 +111,7 @@ class ChromaFolder(ListedStore):
 
 
 def _value(values: list[Any]) -> Any:
-    """The one of the four columns that is filled; None if the metadata was null."""
+    """The value in the one of four columns that is filled; None if the metadata was null."""
     text, whole, real, flag = values
     if flag is not None:
         return bool(flag)

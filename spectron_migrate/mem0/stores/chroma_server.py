@@ -1,7 +1,7 @@
 """A Chroma server, or Chroma Cloud, by its REST API (v2), with requests that change nothing.
 
-Its pages are counted, not keyed: where an application deletes meanwhile, a page may skip rows. The reader lists keys
-until their number is the server's count.
+Its pages go by position, not by key, so if an application deletes meanwhile, a page may skip rows. The reader lists
+keys until their number equals the server's count.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from spectron_migrate.mem0.stores.oss_config import VectorStore
 
 _PAGE = 1000
 _CLOUD_PAGE = 300
-"""Chroma Cloud gives at most so many rows at once."""
+"""The most rows that Chroma Cloud returns at once."""
 
 
 class ChromaServer(ListedStore):

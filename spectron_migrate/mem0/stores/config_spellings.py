@@ -1,6 +1,6 @@
 """Brings a configuration of Mem0 for Python, Mem0 for TypeScript, OpenMemory or OpenClaw into Python's spelling. Pure.
 
-A key that is not understood is refused: the store that Mem0 opens by default is another one than the one meant.
+A key that is not understood is refused, because Mem0 would open its default store, which is not the one meant.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from spectron_migrate.mem0.stores.store_settings import SETTINGS
 from spectron_migrate.settings.strict_yaml import nearest
 
 TYPESCRIPT = "typescript"
-"""Key of a converted configuration that says that Mem0 for TypeScript has it, whose defaults differ."""
+"""The key of a converted configuration which says that it is for Mem0 for TypeScript, whose defaults differ."""
 
 _TOP = (
     *("vector_store", "history_db_path", "history_store", "llm", "embedder", "graph_store", "reranker", "version"),
@@ -31,7 +31,7 @@ OWN_KEY = "x_spectron_migrate"
 was embedded by `WordLlamaEmbedding`, which replaces the class of the provider that the config names."""
 
 _SAME = {"mongodb": {"url": "mongo_uri"}, "s3_vectors": {"region": "region_name"}}
-"""Names of TypeScript's for settings that say which store it is, with Python's names for them."""
+"""TypeScript's names for settings that say which store it is, with Python's names."""
 
 _CONTAINERS = ("mem0", "oss")
 _DEEPEST = 6
@@ -66,14 +66,15 @@ def python_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def snake(key: str) -> str:
-    """`collectionName` as `collection_name`."""
+    """Convert `collectionName` to `collection_name`."""
     return _CAMEL.sub(r"_\1", str(key)).lower() if not str(key).isupper() else str(key)
 
 
 def _refuse_mixed_spelling(section: Mapping[str, Any], name: str) -> None:
     """Raise InputError for TypeScript's default store below a key that TypeScript does not read.
 
-    Python's Mem0 refuses such a configuration, and TypeScript's opens its default file: nobody has the store it names.
+    Python's Mem0 refuses such a configuration, and TypeScript's opens its default file, so nobody uses the store that
+    it names.
     """
     provider = section.get("provider")
     if provider == "memory":
@@ -121,7 +122,7 @@ def _store(section: Mapping[str, Any], name: str, *, is_typescript: bool) -> dic
 
 
 def _inside(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Mem0's own part: OpenMemory has it under `mem0`, OpenClaw under `oss`, below the plug-in's name."""
+    """The part that is Mem0's: OpenMemory has it under `mem0`, OpenClaw under `oss`, below the plug-in's name."""
     found = _parts_with_store(config, 0)
     return found[0] if len(found) == 1 else config
 

@@ -1,7 +1,7 @@
 """Reads a FAISS folder of Mem0: only the docstore beside the index, which holds the memories.
 
-Mem0 2.x keeps the docstore as JSON, older versions as a pickle. If both exist, the newer file counts: an application
-that was not upgraded goes on writing the pickle after 2.x has written the JSON.
+Mem0 2.x keeps the docstore as JSON, older versions as a pickle. If both exist, the newer file counts, because an
+application that was not upgraded goes on writing the pickle after 2.x has written the JSON.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class FaissFolder(ReaderBase):
             yield from_payload(memory_id, payload if isinstance(payload, dict) else {}, now=self._now)
 
     def _docstore(self) -> Docstore:
-        """The whole docstore; read again if an application was rewriting it in place."""
+        """The whole docstore, read again if an application was rewriting it in place."""
         failure: Exception | None = None
         for _ in range(_TRIES):
             path = self._newest_docstore()

@@ -1,8 +1,8 @@
 """Mem0's `history.db`: when the current text of a memory was written, and which memories were deleted.
 
-Nothing else records that time: `updated_at` changes with a metadata edit too, and Mem0 before 2.0 sets it on every
-update. Several stores may share the file, and writes of other processes may be missing from it, so a row counts only
-if its text is exactly the text in the store.
+Nothing else records that time, because `updated_at` changes with an edit of metadata too, and Mem0 before 2.0 sets it
+on every update. Several stores may share the file, and writes of other processes may be missing from it, so a row
+counts only if its text is exactly the text in the store.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from spectron_migrate.records import Json, to_bytes
 
 _PAGE = 2000
 _MOST_NEW = 100_000
-"""More new events than these are read by reading everything."""
+"""If there are more new events than this, everything is read."""
 _COLUMNS = (
     "id",
     "memory_id",
@@ -41,7 +41,7 @@ _TABLES: dict[str, dict[str, str]] = {
     "history": {},
     "memory_history": {"old_memory": "previous_value", "new_memory": "new_value", "event": "action"},
 }
-"""The tables of Mem0 for Python and for TypeScript, each with its names of our columns, where they differ."""
+"""The tables of Mem0 for Python and for TypeScript, with their names for our columns where they differ."""
 
 
 class HistoryFile:
@@ -85,9 +85,9 @@ class HistoryFile:
             last = page[-1]["row"]
 
     def changed(self) -> frozenset[str] | None:
-        """Ids of memories with new events; `text_at` knows them from now on.
+        """Ids of memories with new events, which `text_at` knows from now on.
 
-        None if that is not certain: the file is another one, or something other than new rows was written to it.
+        None if this is not certain: the file is another one, or something other than new rows was written to it.
         """
         now = identity(self.path)
         if self._db.is_copy or is_wal(self.path) or not is_later_state(now, self._identity):
@@ -127,9 +127,9 @@ class HistoryFile:
             yield {"row": row[0], **named}
 
     def _build_index(self) -> sqlite3.Connection:
-        """An index of all changes of text by memory, in the order of their rows.
+        """Build an index of all changes of text by memory, in the order of their rows.
 
-        Not by time: Mem0 before 1.0 leaves it empty on a deletion.
+        Not by time, because Mem0 before 1.0 leaves the time empty for a deletion.
         """
         index = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         index.executescript(
@@ -178,7 +178,7 @@ def _typescript_history(config: Mapping[str, Any]) -> Path | None:
 
 
 def _named(value: Any) -> Path:
-    """A path in a configuration; raises InputError for a value that is none."""
+    """A path in a configuration; raises InputError for a value that is not one."""
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"history_db_path in the Mem0 configuration is not a path: {value!r}")
     return Path(from_environment(value, "history_db_path", "the Mem0 configuration"))

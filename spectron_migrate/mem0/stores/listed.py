@@ -2,8 +2,8 @@
 
 The store answers a few questions; one reader for all stores proves that nothing is missing.
 
-A store without a snapshot is listed twice. The first listing gives the rows. The second lists only keys, and rows that
-appeared in between are fetched. So every row that existed when the second listing began is given. The length of that
+A store without a snapshot is listed twice. The first listing yields the rows. The second lists only keys, and rows that
+appeared in between are fetched. So every row that existed when the second listing began is read. The length of that
 listing is compared with the store's own count, because both listings can be short.
 """
 
@@ -36,7 +36,7 @@ _MOST_DISAGREEMENTS = 3
 """After this many listings that are shorter than the store's count, the difference is reported."""
 
 _WAITS_S = (1.0, 2.0, 4.0, 8.0, 15.0)
-"""Waits for a late count, which follows the rows with a delay."""
+"""Pauses while waiting for a count that follows the rows with a delay."""
 
 _FETCHED = 500
 _MOST_TRIES = 6
@@ -58,9 +58,10 @@ class Row(NamedTuple):
 
 
 class ListedStore:
-    """What a store has to answer. No method may change anything there.
+    """The questions that a store has to answer.
 
-    Any method may raise an error of the store's driver that `explained` knows, or one of ours.
+    No method may change anything in the store. Any method may raise an error of the store's driver that `explained`
+    knows, or one of ours.
     """
 
     kind = "collection"
@@ -75,7 +76,7 @@ class ListedStore:
         self.name = name
         self.where = where
         self.held: int | None = None
-        """After `pages` has begun to read a snapshot: how many rows that snapshot holds. None: there is no snapshot."""
+        """After `pages` has begun to read a snapshot: how many rows it holds. None if there is no snapshot."""
         self.notes: list[str] = []
         """What the user should know about the last reading."""
 
@@ -92,18 +93,18 @@ class ListedStore:
         return None
 
     def pages(self, *, payload: bool) -> Iterator[Sequence[Row]]:
-        """Pages with every row that exists all the time, at least once; without `payload` only the keys.
+        """Pages with every row that exists all the time, at least once; without `payload`, only the keys.
 
         If it reads a snapshot, it sets `held` before the first page.
         """
         raise NotImplementedError
 
     def fetch(self, keys: Sequence[str]) -> Iterable[Row]:
-        """The rows with these keys, without those that are gone. Only called for a store without a snapshot."""
+        """The rows with these keys that still exist. Only called for a store without a snapshot."""
         raise NotImplementedError
 
     def changes(self, history: HistoryFile | None) -> ChangesReader | None:
-        """After `pages` has ended: a reader of later changes, which takes `history` over; None if it cannot tell."""
+        """After `pages` has ended: a reader of later changes, which takes `history` over; None if there is none."""
         return None
 
     def may_write(self) -> bool | None:
@@ -150,7 +151,7 @@ class ListedReader(ReaderBase):
         try:
             with self._explaining():
                 return self.store.may_write()
-        except MigrateError:  # asking for rights needs a right of its own
+        except MigrateError:  # asking for rights may need a right of its own
             return None
 
     def rows(self) -> Iterator[Memory | Skipped]:
@@ -162,7 +163,7 @@ class ListedReader(ReaderBase):
         for page in self._pages(payload=True):
             if self.store.held is None:
                 self._seen.add([row.key for row in page])
-            else:  # no key is looked up later, so hashes are enough to count them
+            else:  # keys are not looked up later, so hashes are enough to count them
                 of_snapshot.extend(hash(row.key) for row in page)
             yield from self._converted(page)
         if self.store.held is None:
@@ -192,7 +193,7 @@ class ListedReader(ReaderBase):
         self._seen.close()
 
     def _late_rows(self) -> Iterator[Memory | Skipped]:
-        """List keys until none is new and the store's count agrees; give the rows whose keys are new."""
+        """List keys until none is new and the store's count agrees; yields the rows whose keys are new."""
         disagreed = 0
         for number in range(1, _MOST_LISTINGS + 1):
             before = self.native_count()
@@ -249,7 +250,7 @@ class ListedReader(ReaderBase):
         return False
 
     def _listed_once(self, listed: SeenIds) -> int:
-        """How many rows of the first listing are missing in the last one although they are still there."""
+        """How many rows of the first listing are missing from the last one although they still exist."""
         if listed.count() >= self._seen.count():
             return 0
         hidden = 0
@@ -266,7 +267,7 @@ class ListedReader(ReaderBase):
             part = keys[begin : begin + _FETCHED]
             with self._explaining():
                 found = list(self.store.fetch(part))
-            self._seen.add(part)  # a row that is not found was deleted again
+            self._seen.add(part)  # a row that is not found has been deleted again
             yield from self._converted(found)
 
     def _pages(self, *, payload: bool) -> Iterator[Sequence[Row]]:
@@ -323,9 +324,9 @@ def retried(
     sleep: Sleep,
     final: type[Exception] | tuple[()] = (),
 ) -> Answer:
-    """What `ask` returns.
+    """The result of `ask`.
 
-    It is called again, with growing waits, while it raises one of `transient` that is not `final`.
+    It is called again, with growing waits, as long as it raises one of `transient` that is not `final`.
     """
     tries = 0
     while True:
@@ -346,7 +347,7 @@ def missing_driver(package: str, extra: str) -> InputError:
 
 
 def object_of(answer: Any, who: str) -> dict[str, Any]:
-    """An answer that is a JSON object; raises Incomplete for one that another server gave."""
+    """An answer that is a JSON object; raises Incomplete for anything else, which another server must have sent."""
     if not isinstance(answer, dict):
         raise Incomplete(f"{who} gave an answer that is not from such a store", hint="is it the right address?")
     return answer

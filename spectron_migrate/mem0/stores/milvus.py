@@ -1,7 +1,7 @@
 """A collection of Milvus: a server or Zilliz, a folder of Milvus Lite 3 (opened on a copy), a file of Milvus Lite 2.
 
-The driver's iterator follows the primary key inside each part of the store; pages by `id > last` of our own would lose
-rows, because a page is not sorted over all parts.
+The driver's iterator follows the primary key within each part of the store. Our own pages by `id > last` would lose
+rows, because a page is not sorted across all parts.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Milvus(ListedStore):
             from pymilvus import MilvusClient
         except ImportError as error:
             raise missing_driver("pymilvus", "milvus") from error
-        for logger in ("pymilvus", "pymilvus.milvus_client"):  # what it logs is reported once, by us
+        for logger in ("pymilvus", "pymilvus.milvus_client"):  # we report once what it would log
             logging.getLogger(logger).setLevel(logging.CRITICAL)
         settings = store.settings
         try:
@@ -66,7 +66,7 @@ class Milvus(ListedStore):
         return list(self._client.list_collections())
 
     def count(self) -> int:
-        """Not the statistics of the collection, which leave out what was written last."""
+        """Does not use the statistics of the collection, which leave out recent writes."""
         found = self._client.query(self.name, filter="", output_fields=["count(*)"], consistency_level=_STRONG)
         return int(found[0]["count(*)"])
 
@@ -87,15 +87,17 @@ class Milvus(ListedStore):
         return [_row(row) for row in found]
 
     def explained(self, error: Exception) -> MigrateError | None:
-        """Also for a collection that is not loaded. Nothing asks for that before: to see it, the server of Milvus 2.3
-        wants the right to load."""
+        """Also explains that a collection is not loaded.
+
+        This is not checked before, because Milvus 2.3 shows it only to users who may load.
+        """
         try:
             from grpc import RpcError, StatusCode
             from pymilvus.exceptions import MilvusException
         except ImportError:
             return None
         status = None
-        if isinstance(error, RpcError):  # the driver lets through what gRPC says of a refused call
+        if isinstance(error, RpcError):  # the driver passes on what gRPC says about a refused call
             status, message = error.code(), error.details()
         elif isinstance(error, MilvusException):
             message = error.message
@@ -122,7 +124,7 @@ class Milvus(ListedStore):
 
 
 class MilvusLiteFolder(Milvus):
-    """A folder of Milvus Lite 3, which locks and compacts what it opens: a copy is opened in its place."""
+    """A folder of Milvus Lite 3. It locks and compacts what it opens, so a copy is opened instead."""
 
     def __init__(self, store: VectorStore, folder: Path) -> None:
         """Copy the folder; raises Incomplete if it changes during each attempt."""
@@ -169,7 +171,7 @@ class MilvusLiteFile(ListedStore):
         return int(self._db.one(f"SELECT count(*) FROM {self._table}"))
 
     def pages(self, *, payload: bool) -> Iterator[list[Row]]:
-        """By the number of the row: one that is added or replaced meanwhile gets a higher one."""
+        """Pages by the row's number: a row that is added or replaced meanwhile gets a higher one."""
         last = 0
         data = "CAST(data AS BLOB)" if payload else "NULL"
         while page := self._db.all(
@@ -250,7 +252,7 @@ def _copy_quietly(folder: Path, copy: Path) -> None:
         shutil.rmtree(copy, ignore_errors=True)
         try:
             shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("LOCK"))
-        except (OSError, shutil.Error):  # a file went away meanwhile
+        except (OSError, shutil.Error):  # a file was removed in the meantime
             continue
         if before == _stamps(folder):
             return

@@ -1,7 +1,8 @@
-"""A collection of MongoDB, read by its key with the driver; Mem0's own class would create a search index.
+"""A collection of MongoDB, read by its key with the driver.
 
-MongoDB compares ids only with ids of the same type. Texts, which Mem0 writes, are read by a cursor of their own, which
-goes on behind the last row after a cut; whatever else somebody put there comes after them.
+Mem0's own class would create a search index. MongoDB compares ids only with ids of the same type. Ids that are texts,
+as Mem0 writes them, are read by a cursor of their own, which continues after the last row if the connection is cut.
+Other ids, which somebody else wrote, come after them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class MongoDb(ListedStore):
     """One collection of a MongoDB."""
 
     def __init__(self, store: VectorStore, *, sleep: Sleep) -> None:
-        """Prepare the connection; raises InputError without the driver or for an address that is none."""
+        """Prepare the connection; raises InputError without the driver, or for an invalid address."""
         uri = str(store.settings.get("mongo_uri") or store.settings.get("url") or "mongodb://localhost:27017")
         self._database = str(store.settings.get("db_name") or "mem0_db")
         super().__init__(store.collection, f"at {without_secret(uri)}/{self._database}")
@@ -53,7 +54,7 @@ class MongoDb(ListedStore):
         yield self._rows(self._found({"_id": {"$not": {"$type": "string"}}}, fields))
 
     def _texts(self, fields: Mapping[str, int]) -> Iterator[list[Row]]:
-        """Rows whose id is a text, from one cursor; after a cut another one begins behind the last row."""
+        """Rows whose id is a text, from one cursor. If the connection is cut, another one begins after the last row."""
         last = ""
         cursor: Any = None
 
@@ -141,7 +142,7 @@ def _connect(uri: str, where: str) -> pymongo.MongoClient[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value of BSON as one of JSON."""
+    """A BSON value as a JSON value."""
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, Mapping):

@@ -31,7 +31,7 @@ class MySql(ListedStore):
         where = f"{settings.get('host')}:{settings.get('port') or 3306}/{settings.get('database')}"
         super().__init__(store.collection, f"at {where}")
         self._known: KnownRows | None = None
-        """Of the last reading of everything, if what changes from it on can be told."""
+        """What the last reading of everything saw, if later changes can be told."""
         self._is_taken_over = False
         self._table = "`" + store.collection.replace("`", "``") + "`"
         try:
@@ -75,7 +75,7 @@ class MySql(ListedStore):
                 self._db.rollback()
 
     def _summed(self, known: KnownRows) -> KnownRows | None:
-        """The rows with the sums of their snapshot; None where this server does not compute them."""
+        """The rows of the snapshot with their sums; None if this server does not compute them."""
         import pymysql
 
         try:
@@ -85,7 +85,7 @@ class MySql(ListedStore):
         return known if sum(rows for rows, *_ in known.sums.values()) == self.held else None
 
     def changes(self, history: HistoryFile | None) -> ChangesReader | None:
-        """By the same connection, which is taken over: see `mysql_changes`."""
+        """Changes are read by the same connection, which is taken over; see `mysql_changes`."""
         if self._known is None:
             return None
         self._is_taken_over = True
@@ -148,7 +148,7 @@ def _connect(store: VectorStore) -> pymysql.Connection[Any]:
         connect_timeout=15,
         read_timeout=300,
         autocommit=True,
-        # At any other level, which a server may have by default, `BEGIN` takes no snapshot.
+        # At any other level, which may be the server's default, `BEGIN` takes no snapshot.
         init_command="SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
         **tls,
     )

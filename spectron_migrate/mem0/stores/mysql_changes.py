@@ -1,8 +1,8 @@
-"""What changed in a table of MySQL or MariaDB since it was read in full, by digests that the server computes.
+"""Finds what changed in a table of MySQL or MariaDB since it was read in full, by digests that the server computes.
 
-Neither tells which rows a transaction wrote. So the rows are dealt into spans by a digest of their ids, and the server
-adds up, span by span, digests of id and payload. Of a span whose sum is another one all rows are read: some of them
-have not changed, which does no harm. Every round costs the server one pass over the ids and payloads, and no vector.
+Neither shows which rows a transaction wrote. So a digest of its id assigns every row to a span, and the server adds up
+digests of id and payload, span by span. If the sum of a span has changed, all its rows are read. Some of them have not
+changed, which does no harm. Every round costs the server one pass over the ids and payloads, and no vector.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from spectron_migrate.mem0.stores.qdrant_pickle import UUID_TEXT
 from spectron_migrate.records import Memory
 
 MOST_CHANGED = 50_000
-"""More rows than these are read by reading everything."""
+"""If more rows than this would be read, everything is read."""
 MOST_BYTES = 32 << 20
-"""So are larger ones: they are held in memory."""
+"""Also if they are larger than this in bytes, because they are held in memory."""
 _SPAN = 64
-"""Rows in a span, about."""
+"""About how many rows a span has."""
 _MOST_SPANS = 1 << 14
 _ASKED = 500
-"""Spans of one query."""
+"""How many spans one query reads."""
 
 Rows = list[tuple[Any, ...]]
 Ask = Callable[..., Rows]
@@ -38,7 +38,7 @@ BEGIN = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
 
 
 def spans_for(rows: int) -> int:
-    """Into how many spans so many rows are dealt."""
+    """How many spans there are for this many rows."""
     return max(1, min(_MOST_SPANS, rows // _SPAN))
 
 
@@ -63,12 +63,12 @@ class KnownRows:
     def __init__(self, spans: int) -> None:
         self.spans = spans
         self.sums: dict[int, tuple[int, ...]] = {}
-        """Of each span its number of rows, and the two halves of their digests."""
+        """For each span its number of rows, and both halves of the sum of their digests."""
         self._packed: dict[int, bytearray] = {}
         self._are_uuids = True
 
     def add(self, rows: Iterable[tuple[int, str]]) -> None:
-        """More rows, each by its span and its id."""
+        """Add rows, each by its span and its id."""
         for span, row_id in rows:
             if self._are_uuids and not UUID_TEXT.fullmatch(row_id):
                 self._keep_texts()
@@ -84,7 +84,7 @@ class KnownRows:
         return [f"{one[:8]}-{one[8:12]}-{one[12:16]}-{one[16:20]}-{one[20:]}" for one in uuids]
 
     def put(self, span: int, ids: Sequence[str], found: tuple[int, ...] | None) -> None:
-        """The ids and the sum of a span from now on; None for a span without rows."""
+        """Set the ids and the sum of a span; None for a span without rows."""
         self._packed.pop(span, None)
         self.add((span, one) for one in ids)
         if found is None:
@@ -122,7 +122,7 @@ class MySqlChanges:
         self._known = known
 
     def changed(self, *, now: datetime) -> Changed | None:
-        """See `ChangesReader.changed`; reads no row but those of spans in which something changed."""
+        """See `ChangesReader.changed`. Reads only rows of spans in which something changed."""
         import pymysql
 
         retimed = self.history.changed() if self.history is not None else frozenset()
@@ -164,7 +164,7 @@ class MySqlChanges:
             self._end()
 
     def _most(self, spans: Sequence[int], found: Mapping[int, tuple[int, ...]]) -> int:
-        """How many rows these spans have, or had."""
+        """The most rows that these spans have or had."""
         before = self._known.sums
         return sum(max(before.get(span, (0,))[0], found.get(span, (0,))[0]) for span in spans)
 
@@ -185,7 +185,7 @@ class MySqlChanges:
         return rows
 
     def _memory(self, row_id: str, text: str | None, now: datetime) -> Memory | None:
-        """None for a row that is no memory: a reading of everything knows what it is."""
+        """The memory of a row. None if it is no memory, because only a reading of everything reports such rows."""
         try:
             payload = loads(text) if isinstance(text, str | bytes) else text
         except (ValueError, RecursionError):
@@ -195,5 +195,5 @@ class MySqlChanges:
 
 
 def by_span(rows: Rows) -> dict[int, tuple[int, ...]]:
-    """What a query of `sums` gave; raises TypeError where the server does not compute them."""
+    """The result of a query of `sums`, by span; raises TypeError if the server does not compute them."""
     return {int(span): tuple(map(int, rest)) for span, *rest in rows}

@@ -1,7 +1,7 @@
 """A table of Oracle (oracledb), read with the driver in one read-only transaction, which is a snapshot.
 
-One cursor reads all rows: in what order Oracle sorts texts depends on the language of the session, so pages by the key
-could leave rows out.
+One cursor reads all rows. The order in which Oracle sorts texts depends on the language of the session, so pages by the
+key could leave out rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OF_A_POOL = (
     *("max_lifetime_session", "max_sessions_per_shard", "session_callback", "soda_metadata_cache", "ping_interval"),
     *("ping_timeout", "pool_class"),
 )
-"""Parameters that only a pool of connections takes. Mem0 opens a pool, this reader one connection."""
+"""Parameters that are only for a pool of connections. Mem0 opens a pool, this reader a single connection."""
 _PARTS = re.compile(r'"([^"]+)"|([^".]+)')
 _REFUSED = ("ORA-01017", "ORA-01031", "ORA-01045", "ORA-28000", "ORA-28001")
 _UNREACHABLE = ("DPY-60", "DPY-4011", "ORA-125", "ORA-12170", "ORA-03113", "ORA-03114", "ORA-12154")
@@ -66,14 +66,14 @@ class Oracle(ListedStore):
         return (self._owner, self._table) in self._all(_TABLES)
 
     def names(self) -> list[str]:
-        """Tables with an id and a payload; those of others with their owner."""
+        """Tables with an id and a payload. Tables of other users have the owner in their name."""
         return [name if owner == self._schema else f"{owner}.{name}" for owner, name in self._all(_TABLES)]
 
     def count(self) -> int:
         return int(self._all(f"SELECT count(*) FROM {self._quoted}")[0][0])
 
     def pages(self, *, payload: bool) -> Iterator[list[Row]]:
-        self._db.rollback()  # a transaction can only begin as a read-only one
+        self._db.rollback()  # read-only can only be set at the beginning of a transaction
         with self._db.cursor() as cursor:
             cursor.execute("SET TRANSACTION READ ONLY")
             try:
@@ -113,18 +113,18 @@ class Oracle(ListedStore):
                 f"the driver oracledb refuses `connection_params`: {self._without_password(error)}",
                 hint="give those that your application passes to Mem0",
             ) from error
-        except OSError as error:  # a name that no server has
+        except OSError as error:  # the host name is unknown
             raise Unreachable(f"the database {self.where} cannot be reached: {error}", hint="check the dsn") from error
 
     def _without_password(self, error: Exception) -> str:
-        """The first line of an error. The driver quotes a whole dsn, and a password can be in it."""
+        """The first line of an error, without the password: the driver quotes the whole dsn, which may contain one."""
         text = str(error).partition("\n")[0]
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
 
     def _end(self) -> None:
-        """End the transaction; a connection that is gone has none."""
+        """End the transaction. A lost connection has none."""
         try:
             if self._db is not None:
                 self._db.rollback()
@@ -147,7 +147,7 @@ class Oracle(ListedStore):
 
 
 def _plain(value: Any) -> Any:
-    """A value of Oracle's JSON as Mem0 wrote it: its numbers and times have types of their own."""
+    """A value of Oracle's JSON as Mem0 wrote it. Oracle's numbers and times have types of their own."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, date):

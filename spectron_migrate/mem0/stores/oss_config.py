@@ -1,4 +1,4 @@
-"""A configuration as `Memory.from_config` takes it: read and checked, never used to construct Mem0.
+"""Reads and checks a configuration for `Memory.from_config`, and never uses it to construct Mem0.
 
 Only the vector store and the history matter; models and embedders are ignored, so that an export needs no key.
 """
@@ -59,7 +59,7 @@ _EMBEDDED = ("qdrant", "faiss", "chroma")
 """Stores that Mem0 keeps under `/tmp/<provider>` if no path is given."""
 
 _OWN_NAMES = {"vectorize": "index_name", "supabase": "table_name"}
-"""Settings of Mem0 for TypeScript that count where it ignores the name of the collection."""
+"""Settings of Mem0 for TypeScript that count instead of the name of the collection, which it ignores."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}|^env:([A-Za-z_][A-Za-z0-9_]*)$")
 _QDRANT_PORT = 6333
 _SEARCH_ENGINES = ("elasticsearch", "opensearch")
@@ -119,7 +119,7 @@ class VectorStore:
         return without_credentials(host if parts.port else f"{parts.scheme}://{parts.netloc}:{port}{parts.path}")
 
     def _with_defaults(self, url: str) -> str:
-        """Add scheme and port as the store's own client does: Qdrant's uses https if there is a key."""
+        """Add scheme and port as the store's own client does. Qdrant's uses https if there is a key."""
         if "://" not in url:
             https = self.settings.get("https")
             secure = bool(self.settings.get("api_key")) if https is None else bool(https)
@@ -193,7 +193,7 @@ def vector_store(config: Mapping[str, Any], *, name: str = "the Mem0 configurati
 
 
 def _check_place(settings: Mapping[str, Any], name: str) -> None:
-    """Raise InputError for an address or a name that is none: Mem0's default store would be read in its place."""
+    """Raise InputError for an invalid address or name, because Mem0's default store would be read instead."""
     for key in (*PLACES, *NAMES):
         value = settings.get(key)
         if value is not None and (not isinstance(value, str) or not value.strip()):

@@ -32,14 +32,14 @@ class TableLayout:
     """Where a provider keeps its rows."""
 
     schema: str | None
-    """None: where the connection's search path finds the table."""
+    """The schema; None for the one in which the connection's search path finds the table."""
     payload: str
     """Name of the payload column."""
 
 
 LAYOUTS = {"pgvector": TableLayout(None, "payload"), "supabase": TableLayout("vecs", "metadata")}
 _OF_TYPESCRIPT = TableLayout(None, "metadata")
-"""Supabase as Mem0 for TypeScript has it: a table of the user's, which `tableName` names."""
+"""Supabase in Mem0 for TypeScript: the user's own table, which `tableName` names."""
 
 
 class PgVector(ListedStore):
@@ -54,7 +54,7 @@ class PgVector(ListedStore):
         is_of_typescript = store.provider == "supabase" and bool(store.settings.get("table_name"))
         self._layout = _OF_TYPESCRIPT if is_of_typescript else LAYOUTS[store.provider]
         self._known: tuple[TableMark, KnownIds] | None = None
-        """Of the last reading of everything, if what changes from it on can be told."""
+        """What the last reading of everything saw, if later changes can be told."""
         self._is_taken_over = False
         self._db = _connect(store.settings, place)
 
@@ -113,7 +113,7 @@ class PgVector(ListedStore):
         return _convert(error, self._place) if isinstance(error, psycopg.Error) else None
 
     def changes(self, history: HistoryFile | None) -> ChangesReader | None:
-        """By the same connection, which is taken over: see `pgvector_changes`."""
+        """Changes are read by the same connection, which is taken over; see `pgvector_changes`."""
         if self._known is None:
             return None
         self._is_taken_over = True
@@ -124,10 +124,10 @@ class PgVector(ListedStore):
             self._db.close()
 
     def _begin(self) -> None:
-        """Begin a snapshot; the lock, which every reading takes, comes first.
+        """Begin a snapshot, after taking the lock that every reading takes.
 
-        TRUNCATE and what writes a table anew hide its rows from older snapshots: taken while such a transaction is
-        open, a snapshot would show an empty table, and all memories as deleted.
+        TRUNCATE and commands that rewrite a table hide its rows from older snapshots. So a snapshot taken while such a
+        transaction is open would show an empty table, and all memories would count as deleted.
         """
         import psycopg
 
@@ -136,7 +136,7 @@ class PgVector(ListedStore):
         try:
             self._db.execute(self._sql("LOCK TABLE {table} IN ACCESS SHARE MODE"))
         except (psycopg.errors.InsufficientPrivilege, psycopg.errors.WrongObjectType):
-            self._db.execute("ROLLBACK")  # a foreign table has no lock, a right on columns alone gives none
+            self._db.execute("ROLLBACK")  # foreign tables cannot be locked, rights on columns do not suffice
             self._db.execute(begin)
 
     def _payload(self, text: str | None) -> Any:

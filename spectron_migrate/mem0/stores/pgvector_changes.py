@@ -1,16 +1,16 @@
-"""What changed in a table of Postgres since it was read in full: rows of later transactions, and rows that are gone.
+"""Finds what changed in a table of Postgres since it was read in full: rows of later transactions, and deleted rows.
 
 Postgres notes in every version of a row the transaction that wrote it (`xmin`), and an update is a new version. A
-snapshot has a horizon (`txid_snapshot_xmin`): all transactions before it had ended when it was taken. So a row that is
-there now and was written before the horizon of the last reading was there then, as it is. All others are read; some
-of them have not changed, which does no harm.
+snapshot has a horizon (`txid_snapshot_xmin`): all transactions before it had ended when it was taken. So a row that was
+written before the horizon of the last reading was already there, unchanged. All other rows are read. Some of them have
+not changed, which does no harm.
 
-Two things make that wrong, and both mean that everything has to be read. A server that crashed may give the numbers
-of its last transactions again, so the connection must be the one of the last reading: a crash ends all of them. And a
-table that is truncated, or that another one replaced, has another file.
+In two cases that is wrong, and everything has to be read. A server that crashed may assign the numbers of its last
+transactions again, so the connection must still be the one of the last reading: a crash ends all connections. And a
+table that was truncated, or replaced by another one, has another file.
 
-The counters of `pg_stat_all_tables` are not used: they follow a transaction up to a minute late, and a crash loses
-them.
+The counters of `pg_stat_all_tables` are not used, because they lag behind a transaction by up to a minute, and a crash
+loses them.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from psycopg.sql import Composed
 
 MOST_CHANGED = 50_000
-"""More rows than these are read by reading everything."""
+"""If more rows than this changed, everything is read."""
 MOST_BYTES = 32 << 20
-"""So are larger ones: they are held in memory."""
+"""Also if they are larger than this in bytes, because they are held in memory."""
 _MOST_TRANSACTIONS = 1 << 30
-"""After more transactions than these the 32 bits of `xmin` might be those of an older one."""
+"""After more transactions than this, the 32 bits of `xmin` might be those of an older one."""
 _SPAN = 256
-"""Ids in a span, at least."""
+"""The least number of ids in a span."""
 _MOST_SPANS = 4096
 _MOST_SPANS_OF_TEXTS = 64
-"""The server looks a text up among the bounds in a time that grows with their number."""
+"""Fewer spans for ids that are texts, because looking one up among their bounds takes time for each."""
 _MOST_SINGLE = 200
-"""Ids of up to so many spans are listed with one query each."""
+"""Up to this many spans, the ids are listed with one query for each span."""
 _PAGE = 1000
 
 _TABLE = """
@@ -56,12 +56,12 @@ WHERE c.oid = to_regclass(%s) AND c.relkind = 'r' AND coalesce(m.amname, 'heap')
     SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisunique AND x.indisvalid AND x.indimmediate
       AND x.indnkeyatts = 1 AND x.indkey[0] = i.attnum AND x.indpred IS NULL)
 """
-"""A table whose rows have an `xmin` and a unique id, and hide from nobody; with the session that reads it."""
+"""Finds a table whose rows have an `xmin` and a unique id, and are hidden from nobody; with the reading session."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableMark:
-    """Of which table, server and session a snapshot is, and which transactions it shows."""
+    """The table, server and session of a snapshot, and the transactions that it shows."""
 
     table: tuple[Any, ...]
     """Numbers of the table and of its file, and the type of its ids; then process and start of the session."""
@@ -78,9 +78,10 @@ class TableMark:
 
 
 def table_mark(db: psycopg.Connection[Any], name: str) -> TableMark | None:
-    """The mark of the transaction that is open, which must have read the table; `name` as SQL has it.
+    """The mark of the open transaction, which must have read the table; `name` as in SQL.
 
-    None for a view, a foreign or partitioned table, or anything else whose rows do not tell who wrote them.
+    None for a view, a foreign or partitioned table, or anything else whose rows do not show which transaction wrote
+    them.
     """
     table = db.execute(_TABLE, (name,)).fetchone()
     found = db.execute(
@@ -97,7 +98,7 @@ class KnownIds:
     """The ids of all rows, cut into spans in the server's order, so that it can count them span by span."""
 
     def __init__(self, id_type: str, count: int) -> None:
-        """`count`: about how many there will be."""
+        """`count`: about how many ids there will be."""
         self.bounds: list[str] = []
         """The first id of each span but span 0, which is for ids before all of them."""
         self._is_uuid = id_type == "uuid"
@@ -107,18 +108,18 @@ class KnownIds:
         self._counts = [0]
 
     def add(self, ids: Sequence[str]) -> None:
-        """The next ids in the server's order."""
+        """Add the next ids, in the server's order."""
         self._rest.extend(ids)
         while len(self._rest) >= self._size:
             self._cut(self._size)
 
     def finish(self) -> None:
-        """No more ids follow."""
+        """Finish: no more ids follow."""
         if self._rest:
             self._cut(len(self._rest))
 
     def counts(self) -> list[int]:
-        """Numbers of ids, span by span."""
+        """The number of ids in each span."""
         return list(self._counts)
 
     def ids(self, span: int) -> list[str]:
@@ -130,7 +131,7 @@ class KnownIds:
         return [str(UUID(digits[at : at + 32])) for at in range(0, len(digits), 32)]
 
     def set_ids(self, span: int, ids: Sequence[str]) -> None:
-        """The ids of a span from now on."""
+        """Replace the ids of a span."""
         self._spans[span] = self._packed(ids)
         self._counts[span] = len(ids)
 
@@ -145,12 +146,12 @@ class KnownIds:
 
 
 class _Uncertain(Exception):
-    """What changed cannot be told for certain."""
+    """It is not certain what changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """A row of a transaction that the last reading may not have seen."""
+    """A row written by a transaction that the last reading may not have seen."""
 
     id: str
     payload: Any
@@ -158,7 +159,7 @@ class _Written:
 
 
 class PgVectorChanges:
-    """Reads what changed in one table, by the connection that read all of it."""
+    """Reads what changed in one table, by the connection that read the whole table."""
 
     def __init__(
         self,
@@ -169,9 +170,10 @@ class PgVectorChanges:
         known: KnownIds,
         history: HistoryFile | None,
     ) -> None:
-        """`db` and `history` are taken over. `mark` and `known`: of the reading of everything.
+        """`db` and `history` are taken over.
 
-        `sql` puts the names of table and payload into a statement, `payload_of` is the payload as Mem0 stored it.
+        `mark` and `known` are from the reading of everything. `sql` puts the names of table and payload into a
+        statement; `payload_of` returns the payload as Mem0 stored it.
         """
         self.history = history
         self._db = db
@@ -183,7 +185,7 @@ class PgVectorChanges:
         self._bounds = f"%s::{mark.id_type}[]"
 
     def changed(self, *, now: datetime) -> Changed | None:
-        """See `ChangesReader.changed`; reads no payload but those of rows that were written."""
+        """See `ChangesReader.changed`. Reads only payloads of rows that were written."""
         import psycopg
 
         retimed = self.history.changed() if self.history is not None else frozenset()
@@ -203,7 +205,7 @@ class PgVectorChanges:
 
     @contextmanager
     def _snapshot(self) -> Iterator[None]:
-        """The lock, which every reading takes, comes first: what is seen of the table is then of the snapshot."""
+        """Begin a snapshot, after taking the lock that every reading takes: so the table is seen as of the snapshot."""
         self._db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try:
             self._db.execute(self._sql("LOCK TABLE {table} IN ACCESS SHARE MODE"))
@@ -226,7 +228,10 @@ class PgVectorChanges:
         return Changed(memories, gone, retimed, count)
 
     def _memory(self, row: _Written, now: datetime) -> Memory:
-        """Raises _Uncertain for a row that is no memory: a reading of everything knows what it is."""
+        """The memory of a row.
+
+        Raises _Uncertain if it is no memory, because only a reading of everything reports such rows.
+        """
         try:
             payload = json.loads(row.payload) if isinstance(row.payload, str) else row.payload
         except (ValueError, RecursionError):
@@ -255,7 +260,7 @@ class PgVectorChanges:
         return rows
 
     def _update(self, written: Sequence[_Written], count: int) -> list[str]:
-        """Bring `known` up to date; returns the ids of the rows that are gone. There are `count` rows now."""
+        """Bring `known` up to date; returns the ids of deleted rows. `count`: how many rows there are now."""
         by_span: dict[int, list[str]] = {}
         for row in written:
             by_span.setdefault(row.span, []).append(row.id)
@@ -277,7 +282,7 @@ class PgVectorChanges:
         return [one for ids in gone.values() for one in ids]
 
     def _shorter(self, expected: Sequence[int], written: Mapping[int, Sequence[str]]) -> dict[int, list[str]]:
-        """The ids that are there now in each span that has fewer of them than were expected beside those written."""
+        """The current ids of each span that has fewer ids than expected, apart from written rows."""
         bounds = self._known.bounds
         counted = dict(
             self._all(f"SELECT width_bucket(id, {self._bounds}), count(*) FROM {{table}} GROUP BY 1", (bounds,))

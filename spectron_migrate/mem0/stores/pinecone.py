@@ -1,6 +1,6 @@
 """A namespace of a Pinecone index by REST. Ids are listed, then fetched; the count follows changes with a delay.
 
-Only serverless indexes can list ids. Numbers come back as floats, which is what Pinecone keeps.
+Only serverless indexes can list ids. Numbers come back as floats, because that is how Pinecone stores them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Pinecone(ListedStore):
                 )
             self._host = str(index["host"])
         self._data = self._client(self._host if "://" in self._host else f"https://{self._host}")
-        self.count()  # the address was named, perhaps wrongly, or the key only knows the names
+        self.count()  # the address in the settings may be wrong, or the key may see only names
         return True
 
     def names(self) -> list[str] | None:

@@ -1,9 +1,9 @@
-"""What changed in an embedded Qdrant since it was read in full: the rows behind the last one, and those that are gone.
+"""Finds what changed in an embedded Qdrant since it was read in full: rows after the last one, and deleted rows.
 
 Every version of the client writes a point with `INSERT OR REPLACE`, which gives it a new rowid, one more than the
-greatest that is there. So what is written has a greater rowid than everything before, and the old row of a point is
-gone. The exception: where the rows at the end are deleted, the next ones get their numbers again. The newest rows of
-the last reading show that: below one of them that is as it was, no number was given twice.
+greatest so far. So a written row has a greater rowid than all others, and the old row of its point is gone. There is
+one exception: if the last rows are deleted, the next ones get their numbers again. The newest rows of the last reading
+show that: below one of them that is unchanged, no number was given twice.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from spectron_migrate.records import Memory
 NEWEST = 64
 """How many of the newest rows are compared."""
 MOST_CHANGED = 50_000
-"""More rows than these are read by reading everything."""
+"""If more rows than this changed, everything is read."""
 MOST_BYTES = 32 << 20
-"""So are larger ones: while rows are read, Mem0 cannot write."""
+"""Also if they are larger than this in bytes, because Mem0 cannot write while rows are read."""
 _MOST_ROWIDS = 1 << 28
-"""A store that was written to more often is read in full: one byte is needed for each number that was ever given."""
+"""A store in which more numbers than this were ever given is read in full, because each number needs a byte."""
 KEY_LENGTH = 68
 KEY_START = 17
-"""What all keys of UUIDs have in common begins with so many letters; it names the version of the pickle."""
+"""The common start of all keys of UUIDs has this many characters. It names the version of the pickle."""
 _KEY = re.compile("gA[SW]VKAAAAAAAAACMJ")
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Every row that is there, as of one moment."""
+    """All rows of a collection, as of one moment."""
 
     rowids: array[int]
-    """Ascending."""
+    """All rowids, ascending."""
     ids: bytes
     """The UUIDs of their memories, 16 bytes each."""
     newest: dict[int, bytes]
     """Digests of the newest rows by rowid."""
     keys: str
-    """What all their keys begin with: a point that is written with another key would have two rows."""
+    """What all keys begin with. A point that is written with another key would have two rows."""
 
 
 class NewestRows:
@@ -61,13 +61,13 @@ class NewestRows:
         self._rows: dict[int, tuple[Any, ...]] = {}
 
     def add(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Rows of rowid, key and point, ascending; a later reading of a row counts."""
+        """Add rows of rowid, key and point, ascending. A later reading of a row counts."""
         self._rows |= {row[0]: row for row in rows[-NEWEST:]}
         if len(self._rows) > NEWEST:
             self._rows = {rowid: self._rows[rowid] for rowid in sorted(self._rows)[-NEWEST:]}
 
     def among(self, rowids: array[int]) -> dict[int, bytes]:
-        """The digests of those that are among these."""
+        """The digests of the newest rows that are among these."""
         newest = set(rowids[-NEWEST:])
         return {rowid: _digest(row) for rowid, row in self._rows.items() if rowid in newest}
 
@@ -87,8 +87,8 @@ class QdrantChanges:
     ) -> None:
         """`listing`: what the last reading of everything saw; `history` is taken over.
 
-        `find`: which file the collection has now, because an alias may be given to another one.
-        `identity` and `schema`: of the file, before that reading.
+        `find`: returns the current file of the collection, because an alias may be given to another one. `identity` and
+        `schema`: of the file, before that reading.
         """
         self.history = history
         self._file = file
@@ -98,7 +98,7 @@ class QdrantChanges:
         self._schema = schema
 
     def changed(self, *, now: datetime) -> Changed | None:
-        """See `ChangesReader.changed`; reads no point but those that changed and the newest ones of before."""
+        """See `ChangesReader.changed`. Reads only points that changed, and the newest ones from before."""
         if self._found() != self._file:
             return None
         before = identity(self._file)
@@ -129,11 +129,15 @@ class QdrantChanges:
     def _found(self) -> Path | None:
         try:
             return self._find()
-        except InputError:  # there is no such collection any more: a reading of everything says so
+        except InputError:  # the collection is gone, which a reading of everything reports
             return None
 
     def _memories(self, rows: Iterable[tuple[Any, ...]], now: datetime) -> list[Memory] | None:
-        """None if one is no memory with a UUID, or of another key: a reading of everything knows what it is."""
+        """The memories of rows.
+
+        None if a row is no memory with a UUID, or has a key of another form; only a reading of everything can handle
+        those.
+        """
         memories: list[Memory] = []
         keys = self._listing.keys
         for _, key, blob in rows:
@@ -153,9 +157,9 @@ class QdrantChanges:
         return memories
 
     def _read(self, db: ReadOnlyDb) -> tuple[list[tuple[Any, ...]], bytearray | None, int] | None:
-        """Rows that were written, and for each row of the listing, whether it is still there; None: all of them are.
+        """Rows that were written, which rows of the listing still exist, and the current number of rows.
 
-        With the number of rows there are now. None if it cannot be told.
+        Which rows exist is None if all do. The result is None if this cannot be told.
         """
         if db.one("PRAGMA schema_version") != self._schema:
             return None
@@ -179,12 +183,12 @@ class QdrantChanges:
             there[rowid] = 1
         kept = bytearray(there[rowid] for rowid in rowids[:below])
         if sum(kept) + len(rows) != count:
-            return None  # a row is back that was gone
+            return None  # a deleted row is back
         kept.extend(bytes(len(rowids) - below))
         return rows, kept, count
 
     def _last_untouched(self, db: ReadOnlyDb) -> int | None:
-        """The greatest rowid up to which no number was given again; 0 in a store that was empty."""
+        """The greatest rowid up to which no number was given twice; 0 for a store that was empty."""
         newest = self._listing.newest
         if not newest:
             return 0 if not self._listing.rowids else None
@@ -194,7 +198,8 @@ class QdrantChanges:
         if not same:
             return None
         last = max(same)
-        # A row below it that is another one now was written after it: then it is itself a copy of what was there.
+        # If a row below it is another one now, that was written after it; then the row itself is a copy of what was
+        # there.
         return last if sum(row[0] <= last for row in rows) == len(same) else None
 
     def _without(self, kept: bytearray | None) -> Iterable[str]:
@@ -223,7 +228,7 @@ class QdrantChanges:
 
 
 def common_key_start(keys: Iterable[str]) -> str:
-    """What the keys of points begin with, if all are of UUIDs and made in one way; else empty."""
+    """What all keys begin with, if all are for UUIDs and made in the same way; else empty."""
     starts = {key[:KEY_START] if len(key) == KEY_LENGTH else "" for key in keys}
     start = starts.pop() if len(starts) == 1 else ""
     return start if _KEY.fullmatch(start) else ""

@@ -1,8 +1,9 @@
 """Reads an embedded Qdrant folder from its `storage.sqlite`, page by page.
 
-Nothing in the folder changes, no lock of Qdrant is taken, and an application may have it open and write meanwhile:
-after the last page, all keys are listed in one short transaction. Few rows that changed or were added are read in it
-too, so that the reading ends however steadily the application writes; many are read after it, and listed again.
+Nothing in the folder changes, no lock of Qdrant is taken, and an application may have it open and write meanwhile. So
+after the last page, all keys are listed in one short transaction. If only a few rows changed or were added, they are
+read in it too, so that the reading ends however steadily the application writes. If there are many, they are read after
+it, and the keys are listed again.
 """
 
 from __future__ import annotations
@@ -48,12 +49,12 @@ UNREADABLE = "unreadable row"
 _PAGE = 250
 _LISTINGS = 50
 _MOST_GONE = 1000
-"""More rows than these that were deleted during a reading are found by the next one, of everything."""
+"""If more rows than this were deleted during a reading, the next reading, of everything, finds them."""
 _EMPTY_FILE_PAGES = 3
-"""Pages that SQLite needs for a table and its index without a row."""
+"""How many pages SQLite needs for an empty table and its index."""
 
 _Span = tuple[int, int | None]
-"""Rowids after the first, up to the second or to the end."""
+"""A span of rowids: after the first number, up to the second or to the end."""
 
 _KEY_LENGTH = 68
 _KEY_START = "gASVKAAAAAAAAACMJ"
@@ -68,7 +69,7 @@ _CANONICAL = re.compile(rb"\x80([\x04\x05])\x95\x28\0{7}\x8c\x24([0-9a-f]{8}(?:-
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """A page that was read: its rows are of rowids `first` to `last`."""
+    """A page that was read, with the rowids `first` to `last`."""
 
     first: int
     last: int
@@ -76,19 +77,19 @@ class _Page:
     keys: array[int]
     """A hash of rowid and key of each row."""
     ids: bytes
-    """The ids of these rows, 16 bytes each; empty if one is no UUID."""
+    """The ids of these rows, 16 bytes each; empty if any is no UUID."""
     key_start: str
     """See `qdrant_changes.common_key_start`."""
 
     @classmethod
     def of(cls, after: int, rows: list[tuple[Any, ...]], ids: bytes) -> _Page:
-        """The rows that follow rowid `after`, with `ids` as above."""
+        """The page of rows that follow rowid `after`, with `ids` as above."""
         rowids, keys = [row[0] for row in rows], [row[1] for row in rows]
         hashes = array("q", map(hash, zip(rowids, keys, strict=True)))
         return cls(after + 1, rowids[-1], array("q", rowids), hashes, ids, common_key_start(keys))
 
     def part(self, keys: set[int], *, gone: bool = False) -> _Page:
-        """Those of its rows that have one of these keys, or, if `gone`, none of them."""
+        """Which of its rows have one of these keys or, if `gone`, have none of them."""
         chosen = [at for at, key in enumerate(self.keys) if (key not in keys) == gone]
         return replace(
             self,
@@ -103,21 +104,21 @@ class _Page:
 
 
 class _Scan:
-    """What one reading has seen, and what became of it since."""
+    """What one reading has seen, and what has become of it since."""
 
     def __init__(self) -> None:
         self._pages: list[_Page] = []
         self._newest = NewestRows()
         self._gone: dict[bytes, int] = {}
-        """Rowids of rows that were given and are there no more, by id. Others may have the same id, or number, now."""
+        """Rowids of rows that were yielded and are gone now, by id. Other rows may now have the same id, or number."""
 
     def add(self, after: int, rows: list[tuple[Any, ...]], ids: bytes) -> None:
-        """The rows that follow rowid `after`, with `_Page.ids`."""
+        """Add the rows that follow rowid `after`, with `_Page.ids`."""
         self._pages.append(_Page.of(after, rows, ids))
         self._newest.add(rows)
 
     def compare(self, db: ReadOnlyDb) -> list[_Span]:
-        """The spans that have to be read (again), within a transaction: every other row was given as it is now."""
+        """Within a transaction: the spans that have to be read (again). Every other row was yielded as it is now."""
         pages = sorted(self._pages, key=lambda page: page.first)
         firsts = [page.first for page in pages]
         keys = [0] * len(pages)
@@ -132,7 +133,7 @@ class _Scan:
         spans: list[_Span] = []
         for page, now in zip(pages, keys, strict=True):
             if first_new is not None and page.last >= first_new:
-                self._note_gone(page)  # read again with the new rows, from the first of them on
+                self._note_gone(page)  # to be read again together with the new rows, from the first of these on
             elif now == reduce(xor, page.keys, 0):
                 self._pages.append(page)
             elif not self._keep_what_is_left(page, db):
@@ -140,7 +141,7 @@ class _Scan:
         return spans if first_new is None else [*spans, (first_new - 1, None)]
 
     def listing(self) -> Listing | None:
-        """Every row that was given, for whoever reads what changes from now on; None if that cannot be told."""
+        """All rows that were yielded, for a reader of later changes; None if that is not certain."""
         pages = sorted(self._pages, key=lambda page: page.first)
         starts = {page.key_start for page in pages}
         if len(starts) > 1 or "" in starts or any(not page.ids for page in pages):
@@ -155,13 +156,13 @@ class _Scan:
         for one, rowid in gone.items():
             at = bisect_left(rowids, rowid)
             if rowids[at : at + 1] == array("q", [rowid]):
-                return None  # another row has its number now, or had it after this one
+                return None  # another row has its number now, or had it in between
             rowids.insert(at, rowid)
             ids[16 * at : 16 * at] = one
         return Listing(rowids, bytes(ids), self._newest.among(rowids), "".join(starts))
 
     def _deleted(self) -> dict[bytes, int]:
-        """The rowids of rows that are gone and whose ids no other row has."""
+        """The rowids of deleted rows whose ids no other row has."""
         deleted = dict(self._gone)
         for page in self._pages if deleted else ():
             for one in page.each_id():
@@ -169,7 +170,7 @@ class _Scan:
         return deleted
 
     def _keep_what_is_left(self, page: _Page, db: ReadOnlyDb) -> bool:
-        """Keep the page without its rows that are gone; False if a row is there that was not read."""
+        """Keep the page without deleted rows; False if it now has a row that was not read."""
         rows = db.all("SELECT rowid, id FROM points WHERE rowid BETWEEN ? AND ?", (page.first, page.last))
         now = set(map(hash, rows))
         if not now.issubset(page.keys):
@@ -211,7 +212,7 @@ class QdrantFolder(ReaderBase):
         return int(self._db.one("SELECT count(*) FROM points"))
 
     def rows(self) -> Iterator[Memory | Skipped]:
-        """Every row; one that is rewritten during the scan comes again with its new content."""
+        """Every row. A row that is rewritten during the scan comes again with its new content."""
         self._missing, self._listing = None, None
         version = self._db.one("PRAGMA data_version")
         self._copies = self._newest_copies() if self._has_unusual_keys() else None
@@ -235,7 +236,7 @@ class QdrantFolder(ReaderBase):
                 pages = list(self._pages(spans)) if is_whole else self._pages(spans)
 
     def rows_beside(self) -> Iterator[Memory | Skipped]:
-        """One pass without a listing of the keys: a point that is written meanwhile moves to the end."""
+        """One pass without a listing of the keys, because a point that is written meanwhile moves to the end."""
         self._missing, self._listing = None, None
         self._copies = self._newest_copies() if self._has_unusual_keys() else None
         for _, rows in self._pages([(0, None)]):
@@ -251,7 +252,7 @@ class QdrantFolder(ReaderBase):
         self._db.close()
 
     def changes(self) -> ChangesReader | None:
-        """What changes from the last listing on; not where a point has several rows, or an id that is no UUID."""
+        """A reader of changes after the last listing. None if a point has several rows, or an id that is no UUID."""
         if self._listing is None:
             return None
         if self.history is not None and not isinstance(self.history, HistoryFile):
@@ -288,7 +289,7 @@ class QdrantFolder(ReaderBase):
     def _converted(self, rows: list[tuple[Any, ...]]) -> tuple[list[Memory | Skipped], bytes]:
         """The rows of a page, and `_Page.ids`.
 
-        Usually all of them are readable and have UUIDs in the canonical spelling, and none is an outdated copy.
+        Usually all rows are readable and have UUIDs in the canonical spelling, and none is an outdated copy.
         """
         if not self._copies:
             with suppress(UnreadablePoint):
@@ -312,15 +313,15 @@ class QdrantFolder(ReaderBase):
         return from_payload(canonical_id, payload, now=self._now)
 
     def _has_unusual_keys(self) -> bool:
-        """Whether a key is not a UUID in the usual pickle, judged by length and prefix; `_row` checks the rest."""
+        """Whether any key is not a UUID in the usual pickle, judged by length and prefix; `_row` checks the rest."""
         sql = "SELECT EXISTS (SELECT 1 FROM points WHERE length(id) <> ? OR substr(id, 1, ?) <> ?)"
         return bool(self._db.one(sql, (_KEY_LENGTH, len(_KEY_START), _KEY_START)))
 
     def _newest_copies(self) -> dict[Any, int]:
         """For each point with several rows, the row that counts: the one written last.
 
-        Old clients kept a row for each spelling of a UUID. Nearly every store has none of these, so only keys with an
-        unusual spelling are held in memory.
+        Old clients kept a row for each spelling of a UUID. Nearly every store has none, so only keys with an unusual
+        spelling are held in memory.
         """
         unusual: dict[Any, int] = {}
         protocols: set[bytes] = set()
@@ -345,7 +346,7 @@ class QdrantFolder(ReaderBase):
         return copies
 
     def _check_not_erased(self, folder: Path, collection: str) -> None:
-        """Raise Incomplete for a file without rows that is larger than an empty table: it was erased."""
+        """Raise Incomplete for a file without rows that is larger than an empty table, because it was erased."""
         if not self._db.one("SELECT count(*) FROM sqlite_master WHERE name = 'points'"):
             raise InputError(f"{self._file} holds no table of points", hint="is it an embedded Qdrant's file?")
         if self.native_count() == 0 and int(self._db.one("PRAGMA page_count")) > _EMPTY_FILE_PAGES:
@@ -389,7 +390,7 @@ def _collections(folder: Path) -> tuple[set[str], dict[str, str]]:
 
 
 def _packed(ids: list[Any]) -> bytes:
-    """16 bytes for each id; empty if one is no UUID in its canonical spelling."""
+    """16 bytes for each id; empty if any is no UUID in its canonical spelling."""
     try:
         joined = "".join(ids)
     except TypeError:

@@ -35,14 +35,14 @@ _HEAD = re.compile(
     rb"\x8c\x06vector\x94(?:\}\x94\(?\x8c\0\x94)?\]\x94",
     re.DOTALL,
 )
-"""Start of every point with a UUID: from the first byte to the start of the list that is its vector."""
+"""The start of every point with a UUID: from the first byte to the start of the list that is its vector."""
 
 _FRAME_AT = 2
 _FRAME_SIZE = 9
 _FLOAT, _FLOAT_SIZE = b"G", 9
 _BATCH_OF_FLOATS = 1000
 _SMALL = 2048
-"""Bytes of a point whose vector takes no longer to read than to leave out."""
+"""Up to this many bytes, reading the vector of a point takes no longer than leaving it out."""
 
 
 UUID_TEXT = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -58,7 +58,7 @@ class UnreadablePoint(ValueError):
 
 
 class _Point:
-    """Replaces a class of the Qdrant client; its attributes are the entries of the state."""
+    """Replaces a class of the Qdrant client. Its attributes are the entries of the pickled state."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -93,7 +93,7 @@ def read_key(pickled: bytes) -> Any:
 
 
 def _without_vector(blob: bytes) -> bytes:
-    """The same pickle with an empty vector: the vector is most of its bytes and of the time to read it.
+    """The same pickle with an empty vector, because the vector is most of its bytes and most of the time to read it.
 
     This is an optimisation only: a pickle that does not begin exactly as expected is returned unchanged. The floats of
     a list are in batches `( G.. G.. … e`. Each float is one opcode of nine bytes that leaves no trace in the memo, so

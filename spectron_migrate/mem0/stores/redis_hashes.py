@@ -1,7 +1,7 @@
 """Memories in Redis or Valkey: the hashes `mem0:COLLECTION:ID`, found with SCAN.
 
-Mem0's index is not asked: it lags, ends at 10,000 rows, and holds the entity store of the same name as well. SCAN gives
-every key that exists from its begin to its end, and reading a hash changes nothing.
+Mem0's index is not used: it lags, ends at 10,000 rows, and also holds the entity store of the same name. SCAN returns
+every key that exists from its beginning to its end, and reading a hash changes nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _PAGE = 1000
 _FIELDS = (*("memory_id", "memory", "hash", "created_at", "updated_at", "user_id", "agent_id", "run_id", "metadata"),)
 _MILLISECONDS = 100_000_000_000
-"""Times above this are milliseconds, which Mem0 for TypeScript writes; seconds reach it in the year 5138."""
+"""Times above this are milliseconds, as Mem0 for TypeScript writes them. Seconds reach it in the year 5138."""
 
 
 class RedisHashes(ListedStore):
@@ -63,7 +63,7 @@ class RedisHashes(ListedStore):
         for key, values in zip(keys, self._retried(pipeline.execute), strict=True):
             found = {name: _text(value) for name, value in zip(_FIELDS, values, strict=True) if value is not None}
             memory_id = key[len(self._prefix) :]
-            if found and found.get("memory_id", memory_id) == memory_id:  # else of a collection whose name begins alike
+            if found and found.get("memory_id", memory_id) == memory_id:  # not of a collection with a longer name
                 yield Row(key, memory_id, _payload(memory_id, found))
 
     def explained(self, error: Exception) -> MigrateError | None:
@@ -88,7 +88,7 @@ class RedisHashes(ListedStore):
         return retried(ask, (redis.ConnectionError, redis.TimeoutError), self._sleep)
 
     def _scan(self, pattern: str) -> Iterator[list[str]]:
-        """Pages of keys; in a cluster those of every primary."""
+        """Pages of keys; in a cluster, from every primary."""
         nodes: list[Any] = [None]
         if hasattr(self._db, "get_primaries"):
             nodes = list(self._db.get_primaries())
@@ -127,7 +127,7 @@ def _connect(url: str, store: VectorStore) -> redis.Redis:
 
 
 def _payload(memory_id: str, found: dict[str, str]) -> dict[str, Any]:
-    """Mem0's payload again: the times were numbers, and absent texts were marked."""
+    """Restore Mem0's payload: times were stored as numbers, and missing texts as a mark."""
     metadata: Any = found.get("metadata")
     try:
         metadata = json.loads(metadata or "{}")
@@ -147,7 +147,7 @@ def _payload(memory_id: str, found: dict[str, str]) -> dict[str, Any]:
 
 
 def _time(text: str | None) -> str | None:
-    """ISO text of a number of seconds or milliseconds, None for 0; text that is no number stays as it is."""
+    """ISO text for a number of seconds or milliseconds, None for 0. Text that is no number stays as it is."""
     try:
         number = float(text or 0)
         return (
@@ -160,7 +160,7 @@ def _time(text: str | None) -> str | None:
 
 
 def _escaped(prefix: str) -> str:
-    """The prefix as a glob pattern that matches nothing else."""
+    """The prefix, escaped for a glob pattern."""
     return "".join(f"\\{letter}" if letter in "*?[]\\^-" else letter for letter in prefix)
 
 

@@ -1,4 +1,4 @@
-"""An index of Amazon S3 Vectors. It has no count: the second listing is cut into other segments than the first."""
+"""An index of Amazon S3 Vectors. It has no count, so the second listing is cut into other segments than the first."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class S3Vectors(ListedStore):
         self._client.close()
 
     def _answer(self, ask: Callable[..., Any], how: Mapping[str, Any]) -> dict[str, Any]:
-        """An answer with rows: the driver takes one that was cut for an empty one."""
+        """An answer with rows. The driver takes an answer that was cut off for an empty one."""
         for _ in range(_MOST_TRIES):
             page: dict[str, Any] = ask(**how)
             if "vectors" in page:

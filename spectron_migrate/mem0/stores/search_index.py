@@ -1,7 +1,7 @@
 """An index of Elasticsearch or OpenSearch by REST, read in a snapshot: a point in time or, where refused, a scroll.
 
-Both are state of the server for some minutes, no data; they are closed after reading. The index is never refreshed:
-rows that were written within the last second may not be in it yet.
+Both are temporary state of the server, not data, and are closed after reading. The index is never refreshed, so rows
+written within the last second may not be in it yet.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from spectron_migrate.records import counted
 
 _PAGE = 1000
 _KEPT = "5m"
-"""How long the server keeps the snapshot from one page to the next."""
+"""How long the server keeps the snapshot between pages."""
 _AWS = re.compile(
     r".+?\.(?P<region>[a-z0-9-]+)\.(?P<service>[a-z]+)\.amazonaws\.com(\.cn)?|.+\.aos\.(?P<region2>[a-z0-9-]+)\.on\.aws"
 )
-"""Names of a domain on AWS; the second is one that IPv6 reaches too."""
+"""Host names of a domain on AWS; the second one also has IPv6."""
 
 
 class _Dialect(NamedTuple):
@@ -37,7 +37,7 @@ class _Dialect(NamedTuple):
     open_path: str
     close_path: str
     answer: str
-    """Field of the id in the answer that opens a point in time."""
+    """The field with the id in the answer that opens a point in time."""
     closes_many: bool
     sort: list[dict[str, str]]
     fields: list[str]
@@ -148,7 +148,7 @@ class SearchIndex(ListedStore):
             self._forget("/_search/scroll", {"scroll_id": [page.get("_scroll_id")]})
 
     def _hits(self, page: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The rows of a page; raises InputError if a shard did not answer: its rows would silently be left out."""
+        """The rows of a page. Raises InputError if a shard did not answer: its rows would silently be left out."""
         failed = page.get("_shards", {}).get("failed") or page.get("timed_out")
         if failed:
             which = "some shards" if failed is True else counted(int(failed), "shard")
@@ -163,7 +163,7 @@ class SearchIndex(ListedStore):
         return Row(hit["_id"], source.get("id") or hit["_id"], source.get(self._dialect.payload))
 
     def _forget(self, path: str, body: dict[str, Any]) -> None:
-        with suppress(MigrateError, RuntimeError, httpx.HTTPError):  # it ends by itself in minutes
+        with suppress(MigrateError, RuntimeError, httpx.HTTPError):  # if this fails, it expires within minutes
             self._http.request("DELETE", path, body=body)
 
 
@@ -181,7 +181,7 @@ def _headers(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _verify(store: VectorStore) -> bool | str:
-    """As Mem0's client: OpenSearch's certificate is only checked if the configuration asks for it."""
+    """Like Mem0's client: OpenSearch's certificate is only checked if the configuration asks for it."""
     verify = store.settings.get("verify_certs", store.provider == "elasticsearch")
     return str(store.settings["ca_certs"]) if verify and store.settings.get("ca_certs") else bool(verify)
 

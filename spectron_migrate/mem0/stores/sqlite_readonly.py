@@ -26,20 +26,20 @@ _COUNTER = slice(24, 28)
 class ReadOnlyDb:
     """A database opened with `mode=ro`: SQLite's locks keep pages consistent, and no lock outlives a query.
 
-    `immutable` is never set, because an application may be writing. Two kinds of file are copied first, because
-    reading them in place would write: a file in WAL mode, beside which a reader creates files, and one with the
-    journal of a crash, which has to be rolled back. The copy loses its name as soon as it is open.
+    `immutable` is never set, because an application may be writing. Two kinds of file are copied first, because reading
+    them in place would write: a file in WAL mode, beside which a reader creates files, and one with the journal of a
+    crash, which has to be rolled back. The copy's name is removed as soon as it is open.
     """
 
     def __init__(self, path: Path) -> None:
         """Open `path`; raises InputError if it is not a database, Incomplete if it cannot be read now."""
         self.path = path
         self.is_copy = False
-        """Whether it shows a copy of the file, which no later write reaches."""
+        """Whether this shows a copy of the file, without later writes."""
         if not path.is_file():
             raise InputError(f"there is no database at {path}")
         self._noted: tuple[int, int] | None = None
-        """The file to which this is a connection; None for a copy."""
+        """The file that this is connected to; None for a copy."""
         if is_wal(path):
             self._db = self._open_copy()
             return
@@ -75,7 +75,7 @@ class ReadOnlyDb:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Queries in the block see one state of the file; writers wait meanwhile, so read quickly."""
+        """Queries in the block see one state of the file. Writers wait meanwhile, so read quickly."""
         self.all("BEGIN")
         try:
             yield
@@ -149,7 +149,7 @@ class ReadOnlyDb:
 def identity(path: Path) -> tuple[int, int, int] | None:
     """Device and inode of a file, and how many transactions have changed it; None if there is none.
 
-    The count is that of the header, which the write-ahead log leaves as it was.
+    The count is that of the header, which does not change with the write-ahead log.
     """
     try:
         status, head = read_head(path, _COUNTER.stop)
@@ -159,7 +159,7 @@ def identity(path: Path) -> tuple[int, int, int] | None:
 
 
 def is_later_state(now: tuple[int, int, int] | None, before: tuple[int, int, int] | None) -> bool:
-    """Whether both are of one file that was not replaced, nor set back to an older state."""
+    """Whether both are from one file that was neither replaced nor set back to an older state."""
     return now is not None and before is not None and now[:2] == before[:2] and now[2] >= before[2]
 
 

@@ -1,6 +1,6 @@
 """A table of Supabase by its REST interface, as Mem0 for TypeScript uses it, in the order of its ids.
 
-Row-level security hides rows from a public key without saying so, and from no key of the service.
+Row-level security silently hides rows from a public key, but not from a service key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from spectron_migrate.mem0.stores.oss_config import VectorStore
 
 _PAGE = 1000
 _FETCHED = 50
-"""Ids in one request: they stand in its address."""
+"""The most ids in one request, because they are part of its address."""
 
 
 class SupabaseRest(ListedStore):
@@ -95,14 +95,14 @@ class SupabaseRest(ListedStore):
 
 
 def without_stamps(payload: Any) -> Any:
-    """The payload without the times that the store itself puts beside Mem0's `createdAt` whenever it writes a row."""
+    """The payload without the times that the store itself adds beside Mem0's `createdAt` when it writes a row."""
     if not isinstance(payload, dict) or "createdAt" not in payload:
         return payload
     return {name: value for name, value in payload.items() if name not in ("created_at", "updated_at")}
 
 
 def _is_public(key: str) -> bool:
-    """By the role that an older key names in its token, and by the prefix of a newer one."""
+    """Whether a key is public, by the role in the token of an older key, and by the prefix of a newer one."""
     if key.startswith("sb_publishable_"):
         return True
     middle = key.split(".")[1] if key.count(".") == 2 else ""

@@ -15,7 +15,7 @@ from spectron_migrate.mem0.stores.oss_config import VectorStore
 
 _PAGE = 1000
 _OWN = ("id", "vector")
-"""Attributes of a row that are Turbopuffer's. Its further ones begin with a dollar sign."""
+"""Attributes of a row that belong to Turbopuffer. Others of these begin with a dollar sign."""
 
 
 class Turbopuffer(ListedStore):

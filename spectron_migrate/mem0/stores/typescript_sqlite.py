@@ -1,6 +1,6 @@
 """Reads the default store of Mem0 for TypeScript, provider `memory`: one SQLite file with the payloads as JSON.
 
-Mem0 ignores its `collectionName`: the file holds one table for all. Entities are in a file of their own beside it.
+Mem0 ignores its `collectionName`: the file holds a single table for all. Entities are in another file beside it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TypescriptSqlite(ReaderBase):
         return int(self._db.one("SELECT count(*) FROM vectors"))
 
     def rows(self) -> Iterator[Memory | Skipped]:
-        """Every row by rowid: one that is added or replaced meanwhile gets a higher one, and comes later."""
+        """Every row, by rowid. A row that is added or replaced meanwhile gets a higher one, and comes later."""
         last = 0
         while page := self._db.all(
             "SELECT rowid, id, payload FROM vectors WHERE rowid > ? ORDER BY rowid LIMIT ?", (last, _PAGE)

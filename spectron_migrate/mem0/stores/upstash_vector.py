@@ -1,6 +1,7 @@
 """A namespace of an Upstash Vector index by REST. Its cursor is a position, so rows may come twice.
 
-The index takes some seconds to apply a change, and says how many are pending: until none is, its count means nothing.
+The index takes some seconds to apply a change, and reports how many are pending. Until none is, its count means
+nothing.
 """
 
 from __future__ import annotations

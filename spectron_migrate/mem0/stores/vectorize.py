@@ -18,7 +18,7 @@ _FETCHED = 20
 
 
 class Vectorize(ListedStore):
-    """One index. A listing is a snapshot of its ids; a row that is deleted meanwhile is not found by its id."""
+    """One index. A listing is a snapshot of its ids. A row that is deleted meanwhile is not found by its id."""
 
     kind = "index"
 
@@ -50,7 +50,7 @@ class Vectorize(ListedStore):
         return [one["name"] for one in self._result("GET", self._indexes)]
 
     def count(self) -> int:
-        """As a new snapshot counts; the count in the description of the index lags behind."""
+        """The count of a new snapshot, because the count in the description of the index lags behind."""
         return int(self._result("GET", f"{self._path}/list", {"count": 1})["totalCount"])
 
     def pages(self, *, payload: bool) -> Iterator[list[Row]]:

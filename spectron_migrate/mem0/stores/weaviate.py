@@ -74,7 +74,7 @@ def _row(found: dict[str, Any]) -> Row:
 
 
 def _address(store: VectorStore) -> str:
-    """As Mem0 connects: this machine's default port for any `localhost`, https to the cloud where there is a key."""
+    """As Mem0 connects: to this machine's default port for any `localhost`, to the cloud by https if there is a key."""
     url = store.settings.get("cluster_url")
     if not isinstance(url, str) or not url:
         raise InputError("weaviate needs `cluster_url`", hint="the address of the Weaviate that Mem0 writes to")
