@@ -1,4 +1,4 @@
-"""The command line: options become settings, one step runs, its summary becomes tables or JSON and an exit code."""
+"""The command line: options become settings, a step runs, and its summary becomes tables or JSON and an exit code."""
 
 import sys
 

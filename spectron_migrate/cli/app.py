@@ -2,7 +2,7 @@
 
 A new command: copy `init.py`, the smallest one, and add it to `COMMANDS` and `_function_of`. Every command file has the
 same parts in the same order: `command` (its options, with the global ones, and its help), `run` (the step; returns the
-result), `draw` (the summary for people). Libraries that start-up must not pay for are imported inside `run`.
+result), `draw` (the summary for people). Libraries that would slow down start-up are imported inside `run`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GONE = {
         " gathered first: spectron-migrate state copy FROM TO",
     ),
 }
-"""Options that earlier versions had: a sentence, and what to do instead."""
+"""Options of earlier versions: a sentence about each, and what to do instead."""
 
 COMMANDS = {
     "rehearse": "Run the whole migration against a local Spectron.",
@@ -45,7 +45,7 @@ COMMANDS = {
 
 
 def build_app(called: str | None = None) -> typer.Typer:
-    """The program. If `called` is given, the other commands are there by name only: importing all takes 0.1 s."""
+    """The program. If `called` is given, the other commands exist only by name, because importing all takes 0.1 s."""
     app = typer.Typer(
         name="spectron-migrate",
         help="Move an AI agent's memory from Mem0 to Spectron (SurrealDB Agent Memory): no memory lost, none written"
@@ -88,11 +88,11 @@ def root(
 
 
 def _not_called() -> None:
-    """A command that another one was called instead of."""
+    """Stands for a command that was not called."""
 
 
 def _function_of(name: str) -> Callable[..., int]:
-    """What runs a command, and has its options; only its own module is imported."""
+    """The function that runs a command and declares its options. Only its own module is imported."""
     match name:
         case "rehearse":
             from spectron_migrate.cli.rehearse import command
@@ -122,10 +122,10 @@ def _function_of(name: str) -> Callable[..., int]:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code. A usage error is printed like any other bad input."""
     try:
-        app = build_app(arguments[0] if arguments else None)  # a shell that completes gives none
+        app = build_app(arguments[0] if arguments else None)  # completion in a shell passes none
         result: Any = app(args=list(arguments), prog_name="spectron-migrate", standalone_mode=False)
     except Exception as error:
-        # Newer versions of Typer bring their own copy of Click: its errors are recognized by their attributes.
+        # Newer versions of Typer bring their own copy of Click, so errors are recognized by their attributes.
         format_message, code = getattr(error, "format_message", None), getattr(error, "exit_code", None)
         as_json = "--json" in arguments
         if type(error).__name__ == "Abort":

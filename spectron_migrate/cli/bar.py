@@ -1,4 +1,4 @@
-"""The bar on a terminal. A module of its own, because start-up must not pay for tqdm."""
+"""The progress bar on a terminal. A module of its own, because importing tqdm would slow down start-up."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tqdm import tqdm
 from spectron_migrate.cli.progress import FALLBACK_COLUMNS, Progress
 
 WIDEST = 30
-"""Columns of the bar itself."""
+"""The width of the bar itself."""
 NARROWEST = 4
-"""Below this the note about what slows a stage down is left out instead."""
+"""If the bar would be narrower than this, the note about what slows the stage down is left out."""
 
 
 class Bar(tqdm):  # type: ignore[type-arg]
-    """Draws whatever stage runs now; tqdm does the drawing, `Progress` knows the words and the rate."""
+    """Draws the running stage: tqdm does the drawing, `Progress` provides the words and the rate."""
 
     monitor_interval = 0
 
@@ -28,7 +28,7 @@ class Bar(tqdm):  # type: ignore[type-arg]
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        """What tqdm draws."""
+        """The values that tqdm draws."""
         fields: dict[str, Any] = dict(super().format_dict)
         shown = self._progress()
         columns = fields["ncols"] or FALLBACK_COLUMNS

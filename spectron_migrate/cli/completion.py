@@ -1,4 +1,4 @@
-"""Words that a shell completes: ids from the ledger of the state directory."""
+"""Words for completion in a shell: ids from the ledger of the state directory."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def abort(
 
 
 class Signature(TypedDict):
-    """What the journal records with every step, and where its warnings go."""
+    """What the journal records with every step, and where warnings go."""
 
     now: str
     who: str
@@ -262,7 +262,7 @@ class StepInputs:
 
     @property
     def cutover(self) -> Cutover:
-        """The steps that need more than the state directory."""
+        """The cutover, for steps that need more than the state directory."""
         from spectron_migrate.cutover.gated_steps import Cutover
 
         return Cutover(
@@ -275,9 +275,9 @@ class StepInputs:
         )
 
     def learn_completion(self) -> None:
-        """Ask Spectron whether the cutover is complete, where the state knows of none; see `Cutover.learn_completion`.
+        """If the state knows of no cutover, ask Spectron whether it is complete; see `Cutover.learn_completion`.
 
-        Nothing is asked where the settings name no Spectron; where it does not answer, a warning says so.
+        If the settings name no Spectron, nothing is asked. If it does not answer, a warning says so.
         """
         from spectron_migrate.state.journal import read_journal
 
@@ -297,14 +297,14 @@ class StepInputs:
         run_async(self.invocation, ask())
 
     def open_api(self) -> SpectronApi:
-        """The wire; prints the host and context before anything is written."""
+        """Open the API, and print host and context before anything is written."""
         settings = self.settings
         settings.spectron.require()
         self.invocation.reporter.info(f"Spectron at {settings.spectron.endpoint}, context {settings.spectron.context}")
         return open_api(settings, max_connections=settings.replay.max_in_flight)
 
     def with_api_if_set(self, work: Callable[[SpectronApi | None], Awaitable[StepResult]]) -> StepResult:
-        """Run work with the wire, or with None where the settings name no Spectron or no key."""
+        """Run work with the API, or with None if the settings name no Spectron or no key."""
 
         async def run_work() -> StepResult:
             try:
@@ -318,7 +318,7 @@ class StepInputs:
 
 
 def run(invocation: Invocation, step: Callable[[StepInputs], StepResult], *, is_check: bool = False) -> CommandResult:
-    """Take one step of a cutover. `is_check`: it is about the gates, so each is shown in full."""
+    """Take one step of a cutover. `is_check`: the step is about gates, so each is shown in full."""
     inputs = StepInputs(invocation)
     result = step(inputs)
     gates = tuple(replace(gate, hint=invocation.complete_hint(gate.hint)) for gate in result.gates)
@@ -333,7 +333,7 @@ def run(invocation: Invocation, step: Callable[[StepInputs], StepResult], *, is_
 
 
 def _next(inputs: StepInputs, result: StepResult) -> str | None:
-    """The command to run next. A step that would move reads again is not offered at once, but to be taken later."""
+    """The command to run next. After a step that moved reads, the next such step is suggested for later."""
     from spectron_migrate.cutover.status import next_command
     from spectron_migrate.ledger import Ledger
     from spectron_migrate.state.following import is_followed

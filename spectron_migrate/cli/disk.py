@@ -1,4 +1,4 @@
-"""Errors of the disk as a user sees them: one sentence that names the path, whichever code met them."""
+"""Disk errors as a user sees them: one sentence that names the path, wherever they occurred."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _LASTING = {
     errno.ELOOP,
     errno.ENAMETOOLONG,
 }
-"""Until a person does something about the path."""
+"""Errors that last until a person does something about the path."""
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
-"""Of a file system that may answer again: a network drive, or too many open files."""
+"""Errors of a file system that may answer again, such as a network drive, or too many open files."""
 _WITHOUT_PATH = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE}
-"""Errors of a disk even where Python names no path: a write to an open file does not."""
+"""Errors that come from a disk even if Python names no path, as for a write to an open file."""
 _NO_TEMPORARY_DIRECTORY = "No usable temporary directory"
-"""So begins Python's error; it is one of a missing file, without a name."""
+"""The start of Python's error, which is one about a missing file without a name."""
 _AS_PYTHON_LOOKS = "none of TMPDIR, /tmp, /var/tmp and this directory takes a file"
 _OF_SQLITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 
 
 def disk_error(error: BaseException, *, state: Path) -> MigrateError | None:
-    """The error that a user sees for one of the disk; None for any other error.
+    """The error that a user sees for an error of the disk; None for any other error.
 
-    `state`: the directory to name where the error names no path.
+    `state`: the directory to name if the error names no path.
     """
     if isinstance(error, BaseExceptionGroup):
         found = (disk_error(each, state=state) for each in error.exceptions)

@@ -109,7 +109,7 @@ def draw(diagnosis: Diagnosis, answers: list[ProbeFinding] | None) -> Iterator[R
     """The checks, then the answers of the probe and what a replay assumes."""
     for check in diagnosis.checks:
         if answers is not None and (check.name, check.status) == ("extraction", "unknown"):
-            continue  # the probe has tried it, see below
+            continue  # the probe has tested this, see below
         mark, style = _STATUS[check.status]
         yield Wrapped(f"{check.name}: {check.finding}", f"{mark:4} ", lead_style=style)
         if check.hint and check.status != "ok":

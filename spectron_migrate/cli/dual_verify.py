@@ -201,7 +201,10 @@ def _verify_options(settings: Settings, request: VerifyRequest) -> VerifyOptions
 
 
 def open_mem0(invocation: Invocation, settings: Settings, request: VerifyRequest, stack: ExitStack) -> Mem0Side | None:
-    """What answers for Mem0: saved answers, or Mem0 itself; None where neither can, which the gates then say."""
+    """The source of Mem0's answers: saved ones, or Mem0 itself.
+
+    None if there is neither, which the gates then report.
+    """
     from spectron_migrate.dump.exported_with import remembered_config
     from spectron_migrate.mem0.open import read_mem0_config
     from spectron_migrate.verify.mem0_results import load_results
@@ -229,7 +232,7 @@ def open_mem0(invocation: Invocation, settings: Settings, request: VerifyRequest
 def _open_search(
     invocation: Invocation, config: Mapping[str, Json], request: VerifyRequest, stack: ExitStack
 ) -> Mem0Search:
-    """Mem0 on a copy of its store, or, where opening the store would change it, on a copy made of the dump."""
+    """Open Mem0 on a copy of its store or, if opening the store would change it, on a copy made from the dump."""
     from spectron_migrate.mem0.dump_search import needs_copy_of_dump, open_dump_search
     from spectron_migrate.mem0.search import open_search
 
@@ -263,7 +266,7 @@ def _way_on(
 
 
 def _again(request: VerifyRequest) -> str:
-    """The command line of this verification, but for the options that every next one is given."""
+    """The command line of this verification, without options that are always carried over."""
     given = [("--queries", str(request.queries))] if request.queries else []
     given += [("--user", user) for user in sorted(request.filters.users)]
     given += [("--accept", gate) for gate in request.accept]
@@ -271,7 +274,7 @@ def _again(request: VerifyRequest) -> str:
 
 
 def _erase_line(ledger: Ledger, summary: VerifySummary, mem0_id: str) -> str | None:
-    """The command that erases the scope of a memory; None where it is in several, or in one that is too large."""
+    """The command that erases the scope of a memory; None if it is in several scopes, or in one that is too large."""
     from spectron_migrate.ledger.read.memories import last_version
     from spectron_migrate.migration.erase import PASSAGES
     from spectron_migrate.records import selector_of
@@ -292,7 +295,7 @@ def _next(invocation: Invocation, summary: VerifySummary, settings: Settings) ->
     if summary.exit_code != ExitCode.DONE:
         recall = next(gate for gate in summary.gates if gate.name == "recall")
         return "spectron-migrate dual-verify --sample 1000" if recall.passed is None and recall.measured else None
-    if summary.report["options"]["users"]:  # the cutover needs a verification of everybody
+    if summary.report["options"]["users"]:  # the cutover needs a verification about everybody
         return "spectron-migrate replay" if _is_partly_planned(invocation, settings) else "spectron-migrate dual-verify"
     cutover = read_journal(invocation.state).state
     if cutover.phase == "complete" or settings.mem0 is None or settings.mem0.kind == "files":
@@ -301,7 +304,7 @@ def _next(invocation: Invocation, summary: VerifySummary, settings: Settings) ->
 
 
 def _is_partly_planned(invocation: Invocation, settings: Settings) -> bool:
-    """Whether the replay was of some users only, too."""
+    """Whether the replay was also limited to some users."""
     from spectron_migrate.cli.migration_state import find_unplanned
     from spectron_migrate.ledger import Ledger
     from spectron_migrate.ledger.runs import last_runs

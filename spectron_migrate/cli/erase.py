@@ -70,7 +70,10 @@ def command(
 def run(
     invocation: Invocation, migration: str, scopes: list[str], *, confirmed: list[str], dry_run: bool
 ) -> CommandResult:
-    """Examine the scopes and erase those that are confirmed; raises NotConfirmed before the first where one is not."""
+    """Examine the scopes and erase those that are confirmed.
+
+    If any is not, raises NotConfirmed before the first erase.
+    """
     return run_async(invocation, _erase(invocation, migration, scopes, confirmed, dry_run=dry_run))
 
 

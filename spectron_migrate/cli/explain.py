@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from spectron_migrate.settings import Settings
 
 MOST_SHOWN = 30
-"""Memories of a user that are listed."""
+"""The most memories of a user that are listed."""
 TEXT = 56
-"""Letters of a text in a list."""
+"""The most characters of a text in a list."""
 
 
 @with_global_options
@@ -50,7 +50,7 @@ def command(
 
 
 def run(invocation: Invocation, mem0_id: str, dumps: list[Path] | None, mapping: Path | None) -> CommandResult:
-    """One page; an id that nobody knows has one too."""
+    """Show one page, also for an id that nobody knows."""
     settings = invocation.settings({"mapping": mapping})
     invocation.carry("--dump", *(dumps or ()))
     invocation.carry("--mapping", mapping)
@@ -88,7 +88,7 @@ async def _explain(
 
 
 def _ledger(invocation: Invocation, stack: ExitStack) -> Ledger | None:
-    """The ledger; None where nothing was replayed yet."""
+    """The ledger; None if nothing was replayed yet."""
     from spectron_migrate.ledger import Ledger
 
     if not Ledger.exists(invocation.state):

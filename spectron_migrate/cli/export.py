@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from spectron_migrate.settings import Settings
 
 SHOWN = 10
-"""Skipped rows that the summary lists."""
+"""The most skipped rows that the summary lists."""
 
 
 @with_global_options
@@ -84,7 +84,7 @@ def command(
 
 
 def _parse_since(since: str | None) -> str | None:
-    """The time in the spelling of a dump; raises InputError for anything else, because nothing would be newer."""
+    """The time in the spelling of a dump. Raises InputError for anything else, because then nothing would be newer."""
     from spectron_migrate.mem0.times import utc_time
 
     if since is None:
@@ -105,7 +105,7 @@ def run(
     since: str | None = None,
     keep_history: bool = False,
 ) -> CommandResult:
-    """Export the Mem0 of the settings; raises InputError where they name none."""
+    """Export the Mem0 of the settings; raises InputError if they name none."""
     from spectron_migrate.dump.exported_with import remember_config
     from spectron_migrate.mem0.open import open_reader
     from spectron_migrate.migration.export import run_export
@@ -137,7 +137,7 @@ def run(
 
 
 def _next(invocation: Invocation, summary: ExportSummary) -> str | None:
-    """What a migration does with the dump; after `complete` a state that has no ledger, or a backup, adopts with it."""
+    """What a migration does next with the dump. After `complete`, a state without a ledger, or a backup, adopts."""
     from spectron_migrate.ledger import Ledger
     from spectron_migrate.ledger.read.adoption import backup_of
     from spectron_migrate.state.journal import read_journal

@@ -1,4 +1,4 @@
-"""How the gates of a cutover are shown: those that pass in one line, each other one with its reason and its command."""
+"""Draws the gates of a cutover: those that pass on one line, every other one with its reason and its command."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ _STYLES = {"failed": "red", "inconclusive": "yellow", "incomplete": "red"}
 def draw_gates(
     gates: Sequence[GateResult], needed: Sequence[GateResult], *, later_in_full: bool = True
 ) -> Iterator[RenderableType]:
-    """`needed`: those that the next step needs. The others are dim, because they are in nobody's way yet; they have
-    their reasons only if `later_in_full`.
+    """`needed`: the gates that the next step needs.
+
+    Others are dim, because they do not hold anything back yet. Their reasons are shown only if `later_in_full`.
     """
     passing = [gate for gate in gates if gate.passed]
     closed = [gate for gate in gates if not gate.passed]
@@ -38,7 +39,7 @@ def draw_gates(
     for gate in passing:
         if gate.accepted_by:
             yield plain(f"  {gate.name}: accepted by {_MICROSECONDS.sub('Z', gate.accepted_by)}", style="dim")
-        elif gate.name == "soak" and isinstance(gate.limit, str):  # a cutover without a soak time must be seen
+        elif gate.name == "soak" and isinstance(gate.limit, str):  # a cutover without a soak time must be visible
             yield plain(f"  {gate.name}: {gate.limit}", style="yellow")
     for gate in (gate for gate in closed if gate in needed):
         word, style = (NOT_YET, "yellow") if gate.is_early else (OUTCOMES[gate.outcome], _STYLES.get(gate.outcome, ""))
@@ -60,7 +61,7 @@ def value_text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {value_text(each)}" for name, each in value.items())
     if isinstance(value, str) and len(value) == 27 and value.endswith("Z"):
-        return f"{value[:10]} {value[11:19]}"  # a time; its microseconds are in the JSON
+        return f"{value[:10]} {value[11:19]}"  # a time, without the microseconds, which are in the JSON
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -69,7 +70,7 @@ def value_text(value: object) -> str:
 
 
 def _figures(gate: GateResult) -> str:
-    """What was measured, and what was wanted; nothing where there is no such thing."""
+    """What was measured, and what was wanted; empty if there is no such value."""
     if gate.value is None or gate.limit is None:
         return ""
     if gate.is_early and isinstance(gate.value, int | float):

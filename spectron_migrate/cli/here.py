@@ -1,4 +1,4 @@
-"""`spectron-migrate` alone: where the migration in this directory is, and what to run."""
+"""`spectron-migrate` without a command: how far the migration in this directory is, and what to run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _MORE = "every command, by what it is for: spectron-migrate --help"
 
 
 def command() -> int:
-    """Show the state of a migration that began; before that, what is here and what comes first."""
+    """Show the state of a migration that has begun; before that, what is here and what to do first."""
     return run_command("status", GlobalOptions(), run)
 
 
 def run(invocation: Invocation) -> CommandResult:
-    """What `status` shows, once there is a state directory; nothing is written and nobody is asked."""
+    """Show what `status` shows, once there is a state directory. Writes nothing and asks no server."""
     from spectron_migrate.ledger import Ledger
 
     settings = invocation.settings()

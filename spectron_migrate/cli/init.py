@@ -40,7 +40,7 @@ def command(
 
 
 def run(invocation: Invocation, mem0_config: str | None) -> CommandResult:
-    """Write both files, or the one that is missing; raises InputError where both exist already."""
+    """Write both files, or the one that is missing; raises InputError if both exist."""
     from spectron_migrate.init import run_init
     from spectron_migrate.settings import DEFAULT_FILE
 

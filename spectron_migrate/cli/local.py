@@ -166,7 +166,7 @@ def _extractor(environment: Mapping[str, str], options: ServerOptions) -> tuple[
 def _import_server() -> tuple[Callable[..., None], type[Exception]]:
     """The server's entry, and the error it raises for data of another server or context.
 
-    It needs an extra that a migration alone does not: raises InputError without it.
+    It needs an extra that a migration does not need; raises InputError without it.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:

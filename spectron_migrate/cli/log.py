@@ -1,4 +1,7 @@
-"""`log.jsonl` in the state directory: what commands did, and when. Counts, ids and codes, never a text or a key."""
+"""`log.jsonl` in the state directory: what commands did, and when.
+
+It holds counts, ids and codes, never a text or a key.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,22 @@ from spectron_migrate.records import Json, format_time
 
 FILE = "log.jsonl"
 LARGEST = 5_000_000
-"""Bytes after which the file gets the name `log.jsonl.1`, and a new one begins."""
+"""After this many bytes the file is renamed to `log.jsonl.1`, and a new one begins."""
 KEPT = 3
-"""Older files that are kept."""
+"""How many older files are kept."""
 TAIL_BYTES = 64_000
 
 
 class EventLog:
-    """Appends events. A disk that does not take one must not hide how the command ended."""
+    """Appends events. A disk error must not hide how the command ended."""
 
     def __init__(
         self, folder: Path, *, now: Callable[[], datetime], warn: Callable[[str], None] = lambda message: None
     ) -> None:
-        """Until `folder` exists events are kept in memory: a command that refuses its input creates nothing.
+        """Until `folder` exists, events are kept in memory: a command that refuses its input creates nothing.
 
-        `warn` is called once, if the file cannot be written; not where nothing can be written beside it, which the
-        command itself finds out, or does not need.
+        `warn` is called once, if the file cannot be written. It is not called if the whole folder cannot be written,
+        because the command itself finds that out, or does not need it.
         """
         self.folder = folder
         self.warn = warn
@@ -49,7 +52,7 @@ class EventLog:
         self.flush()
 
     def flush(self) -> bool:
-        """Append what waits; whether the disk has it."""
+        """Append waiting events; returns whether they are on disk."""
         if not self.folder.is_dir():
             return False
         lines, self._waiting = self._waiting, []
@@ -64,7 +67,10 @@ class EventLog:
         return True
 
     def write_bug(self, **fields: Json) -> Path | None:
-        """Append an event of a bug, if need be to a new state directory; the file, None if that is not possible."""
+        """Append an event about a bug, if need be in a new state directory.
+
+        Returns the file, or None if that is not possible.
+        """
         self.hold("bug", **fields)
         with suppress(OSError):
             make_private_directory(self.folder)
@@ -76,7 +82,7 @@ class EventLog:
 
 
 def _append(path: Path, data: bytes) -> None:
-    """One write, so that the lines of several processes do not mix."""
+    """Append in one write, so that lines of several processes do not mix."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(descriptor, data)
@@ -88,7 +94,10 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def _rotate(path: Path) -> None:
-    """Rename the file and the older ones; one process does, and none that comes right after it does so again."""
+    """Rename the file and the older ones.
+
+    One process does this, and others that come right after it do not repeat it.
+    """
     lock = try_lock(path.with_name("log.lock"))
     if lock is None:
         return
@@ -102,7 +111,7 @@ def _rotate(path: Path) -> None:
 
 
 def read_tail(folder: Path, most: int) -> Sequence[dict[str, Json]]:
-    """The last events, the oldest first; none where there is no log. What that costs does not grow with the file."""
+    """The last events, oldest first; none if there is no log. The cost does not grow with the file."""
     try:
         with (folder / FILE).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
@@ -114,7 +123,7 @@ def read_tail(folder: Path, most: int) -> Sequence[dict[str, Json]]:
         try:
             event = json.loads(line)
         except ValueError:
-            continue  # the first line may be cut
+            continue  # the first line may be cut off
         if isinstance(event, dict):
             found.append(event)
     return found[-most:]

@@ -32,17 +32,17 @@ STATES = {
 
 @dataclass(frozen=True)
 class Unplanned:
-    """The dump, of which not everything is planned: a replay with filters, or an export after the last replay."""
+    """A dump that is not planned completely: a replay had filters, or an export came after the last replay."""
 
     dump: Path
     memories: int
     missing: int
-    """How many of them were never planned; 0 where the number does not show it."""
+    """How many of its memories were never planned; 0 if the counts do not show it."""
     is_exact: bool
-    """Whether it is so many, and not more: the ledger may know memories that Mem0 had once."""
+    """Whether it is exactly this many. It may be more, because the ledger may know memories that Mem0 no longer has."""
 
     def sentence(self) -> str:
-        """What is not planned."""
+        """What is not planned, in words."""
         from spectron_migrate.cli.next_line import shown_path
 
         dump = shown_path(self.dump)
@@ -54,27 +54,27 @@ class Unplanned:
 
 @dataclass(frozen=True)
 class State:
-    """All that `status` reads."""
+    """Everything that `status` reads."""
 
     where: str
     """The directory or database."""
     ledger: MigrationStatus
     half_erased: list[str]
-    """Scopes whose erase was begun and not finished."""
+    """Scopes whose erase was begun but not finished."""
     cutover: dict[str, Json] | None
-    """None where no cutover was ever begun."""
+    """None if no cutover ever began."""
     uncertain: Uncertainties | None = None
     """What Spectron was unsure about after the last replay."""
     rates: Mapping[tuple[str, int], float] = field(default_factory=dict)
-    """Host and process of replays at work -> memories per second."""
+    """Host and process of running replays -> memories per second."""
     unplanned: Unplanned | None = None
-    """None where the whole dump is planned, or there is none."""
+    """None if the whole dump is planned, or there is none."""
     has_dump: bool = True
     """Whether there is a dump that a replay could write."""
 
 
 def read_state(store: StateStore, cutover: dict[str, Json] | None, *, dump: Path) -> State:
-    """`dump`: that of the settings."""
+    """Read it. `dump`: that of the settings."""
     from spectron_migrate.ledger import Ledger
     from spectron_migrate.ledger.read.erases import unfinished
     from spectron_migrate.ledger.read.status import read_status
@@ -95,7 +95,7 @@ def read_state(store: StateStore, cutover: dict[str, Json] | None, *, dump: Path
 
 
 def find_unplanned(ledger: Ledger, runs: Iterable[LastRun], dump: Path) -> Unplanned | None:
-    """What of a dump no replay has planned; None for nothing, or where the last of the `runs` was of other files."""
+    """The part of a dump that no replay has planned, if any. None if the last of the `runs` read other files."""
     from spectron_migrate.dump.changes import read_manifest
     from spectron_migrate.ledger.read.plans import was_planned_whole
     from spectron_migrate.ledger.read.status import count_by_state
@@ -105,7 +105,7 @@ def find_unplanned(ledger: Ledger, runs: Iterable[LastRun], dump: Path) -> Unpla
         return None
     try:
         manifest = read_manifest(dump)
-    except (MigrateError, OSError):  # a replay says so
+    except (MigrateError, OSError):  # a replay reports that itself
         return None
     if manifest is None or manifest.source.identity != migration.source:
         return None
@@ -122,7 +122,7 @@ def _reads_other_files(runs: Iterable[LastRun]) -> bool:
 
 
 def _rates(store: StateStore) -> dict[tuple[str, int], float]:
-    """As the processes say themselves, every few seconds."""
+    """Memories per second, as the processes themselves report every few seconds."""
     from spectron_migrate.state.running import read_running
 
     running = read_running(store, now=datetime.now(UTC))
@@ -141,12 +141,12 @@ def carry_last_replay(invocation: Invocation, last_runs: Iterable[LastRun]) -> N
 
 
 def share_written(ledger: MigrationStatus) -> str:
-    """How much of what is sent is in Spectron: what is skipped never will be."""
+    """How much of what is to be sent is in Spectron. Skipped memories do not count."""
     return f"{100 * ledger.written // ledger.to_send} %" if ledger.to_send else "nothing to send"
 
 
 def headline(state: State) -> str:
-    """How many memories there are, and how much of them is written: of the dump, where not all of it is planned."""
+    """How many memories there are, and how many are written; of the dump, if not all of it is planned."""
     ledger = state.ledger
     known = sum(ledger.states.values())
     if state.unplanned is not None and state.unplanned.missing:
@@ -157,13 +157,13 @@ def headline(state: State) -> str:
 
 
 def counts_by_state(ledger: MigrationStatus, labels: Mapping[str, str] = STATES) -> dict[str, int]:
-    """The counts under their labels; what is stored and not extracted is written, too."""
+    """The counts under their labels. Stored but not extracted counts as written, too."""
     counts = {**ledger.states, "written": ledger.written}
     return {label: counts.get(name, 0) for name, label in labels.items() if name != "stored_not_extracted"}
 
 
 def phase_text(cutover: Mapping[str, Json]) -> str:
-    """The phase; where none is under way, that there is none."""
+    """The phase of the cutover, or that none is under way."""
     if cutover["phase"] != "mem0":
         return str(cutover["phase"])
     last = cutover["steps"][-1] if cutover["steps"] else None

@@ -1,4 +1,4 @@
-"""Makes the command line that is named as the next one complete: it can be pasted as it is printed."""
+"""Completes the command line that is named as the next one, so that it can be pasted as it is printed."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ TAKES = {
     "dual-verify": ("--dump", "--mapping", "--mem0-config", "--mem0-results"),
     "explain": ("--dump", "--mapping"),
 }
-"""Options of the command that ran, which the next one needs too because it is about the same memories."""
+"""Options of the command that ran which the next one needs too, because it is about the same memories."""
 _READS_MEM0 = ("--follow", "--late-writers")
-"""With these a replay takes no dump: it reads Mem0 itself."""
+"""With these, a replay takes no dump, because it reads Mem0 itself."""
 _COMMAND = re.compile(r"(?<![\w/.-])spectron-migrate (?:cutover |state )?([a-z-]+)")
 _CALLED_AS_MODULE = "__main__.py"
 
 Options = Sequence[tuple[str, str]]
-"""Names and values, in the order in which they were given."""
+"""Names and values of options, in the order in which they were given."""
 
 
 def complete_commands(text: str, *, about: Options, options: Options, program: str) -> str:
-    """A command line, or a text that names some, with what is missing in each.
+    """A command line, or a text with some, in which each is completed.
 
     `about`: `--config` and `--state`, which every command takes. `options`: those of the command that ran. `program`:
-    how this program is called here, quoted for a shell.
+    how to call this program here, quoted for a shell.
     """
 
     def complete(found: re.Match[str]) -> str:
@@ -50,7 +50,7 @@ def complete_commands(text: str, *, about: Options, options: Options, program: s
 
 
 def program_here() -> str:
-    """How to call this program in the shell that called it, quoted: by its name, if that is found."""
+    """How to call this program in the shell that called it, quoted: by its name, if the shell finds that."""
     name = "spectron-migrate"
     called = Path(sys.argv[0])
     if shutil.which(name):
@@ -63,6 +63,6 @@ def program_here() -> str:
 
 
 def shown_path(path: str | Path) -> str:
-    """A path from here, if it is below here; a command line is easier to read with it."""
+    """A path relative to the working directory, if it is below it, which makes a command line easier to read."""
     whole, here = Path(path).absolute(), Path.cwd()
     return str(whole.relative_to(here)) if whole.is_relative_to(here) and whole != here else str(path)

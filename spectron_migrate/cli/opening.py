@@ -1,4 +1,4 @@
-"""What a command opens because the settings name it: the dump, Mem0, the wire to Spectron."""
+"""Opens what the settings name: the dump, Mem0, the API of Spectron."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def open_dump(paths: list[Path]) -> Dump:
 
 
 def open_api(settings: Settings, *, max_connections: int) -> SpectronApi:
-    """The wire to the Spectron of the settings; raises InputError or KeyRefused for what they lack."""
+    """The API of the Spectron in the settings; raises InputError or KeyRefused if they lack anything."""
     from spectron_migrate.spectron.api import SpectronApi
 
     access = settings.spectron.require()
@@ -53,7 +53,7 @@ def open_api(settings: Settings, *, max_connections: int) -> SpectronApi:
 def exporting(
     settings: Settings, state: StateStore, mapping: str, *, warn: Callable[[str], None]
 ) -> Iterator[Exporter | None]:
-    """Metrics are exported while the block lasts, if the settings want it; see `metrics.exporter.exporting`."""
+    """Export metrics during the block, if the settings say so; see `metrics.exporter.exporting`."""
     if not settings.metrics.is_on:
         yield None
         return
@@ -64,7 +64,7 @@ def exporting(
 
 
 def mem0_section(mem0: Mem0Settings) -> dict[str, Any]:
-    """The section `mem0` in the form that `mem0.open` takes; raises InputError or KeyRefused for what it lacks."""
+    """The section `mem0` in the form that `mem0.open` takes; raises InputError or KeyRefused if it lacks anything."""
     match mem0.kind:
         case "oss":
             return {"oss": {"config": mem0.config}}
@@ -75,10 +75,10 @@ def mem0_section(mem0: Mem0Settings) -> dict[str, Any]:
 
 
 def migration_of(settings: Settings, state: StateStore) -> str:
-    """The id of the migration of a cutover: that of its ledger, or the one that the first replay will give it.
+    """The migration id for a cutover: that of the ledger, or the one that the first replay will give it.
 
-    Raises WrongLedger where the ledger belongs to another migration, InputError where the settings name no Mem0, one
-    that cannot be followed, or no context.
+    Raises WrongLedger if the ledger belongs to another migration, and InputError if the settings name no Mem0, one that
+    cannot be followed, or no context.
     """
     from spectron_migrate.ledger import Ledger, migration_id
     from spectron_migrate.ledger.cutover_note import refuse_lost_journal
@@ -110,7 +110,7 @@ def migration_of(settings: Settings, state: StateStore) -> str:
 def catch_up_settings(settings: Settings, state: StateStore, options: ReplayOptions | None = None) -> CatchUpSettings:
     """What a round of catching up reads and writes, and how fast.
 
-    Raises InputError where the settings do not say which Mem0 is followed, KeyRefused without a key.
+    Raises InputError if the settings do not say which Mem0 to follow, KeyRefused without a key.
     """
     from spectron_migrate.mapping import load_mapping
     from spectron_migrate.mem0.open import open_reader, require_followable

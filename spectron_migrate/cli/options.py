@@ -49,7 +49,10 @@ REMAINDER = "Memories that are left over or held up"
 PACE = "Speed and limits"
 _GLOBAL = "Global options"
 OF_THEIR_OWN = ("rehearse", "local")
-"""Commands that read no settings and no state: `--config` and `--state` do nothing there, and their help has none."""
+"""Commands that read neither settings nor state.
+
+Their help does not show `--config` and `--state`, which do nothing there.
+"""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def with_global_options(function: Callable[Concatenate[GlobalOptions, ...], int]
 
 
 class SectionedCommand(TyperCommand):
-    """A command whose `--help` lists options under headings; an option names its own as `rich_help_panel`."""
+    """A command whose `--help` lists options under headings. An option names its heading as `rich_help_panel`."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write a section for each heading, the global options last."""
@@ -118,7 +121,7 @@ class SectionedCommand(TyperCommand):
 
 
 class GroupedCommands(TyperGroup):
-    """The program: its `--help` lists the commands by what somebody wants to do."""
+    """The program, whose `--help` groups the commands by what somebody wants to do."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "Try": ("rehearse", "local"),
@@ -153,7 +156,7 @@ def read_filters(
 ) -> Filters:
     """Filters from ids and `@FILE`s; raises InputError naming every file and id that is empty or cannot be read.
 
-    `dumps`: whose users the error names.
+    `dumps`: the error names their users.
     """
     problems: list[str] = []
     filters = Filters(*(frozenset(_read_ids(values or [], problems)) for values in (user, agent, run)))

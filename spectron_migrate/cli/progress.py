@@ -1,4 +1,4 @@
-"""How far a stage is, how fast, and how long it will take: the same words in bars, lines and `status --watch`."""
+"""How far a stage is, how fast, and how long it will take. Bars, lines and `status --watch` use the same words."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from spectron_migrate.records import Gauges, Json
 
 WINDOW_S = 60.0
-"""The rate is that of so many seconds: a stage that has slowed down must not promise what it did before."""
+"""The rate is measured over this many seconds, so that a stage that has slowed down does not promise too much."""
 SAMPLE_EVERY_S = 1.0
 FALLBACK_COLUMNS = 80
-"""Of a terminal that does not tell how wide it is."""
+"""The width of a terminal that does not report it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Progress:
 
     stage: str
     done: int
-    """Including what earlier runs did."""
+    """How many items are done, including those of earlier runs."""
     total: int | None = None
     rate: float | None = None
     """Items per second in the last minute; None before a second has passed."""
@@ -29,12 +29,12 @@ class Progress:
 
     @property
     def share(self) -> float | None:
-        """Between 0 and 1; None where the total is not known."""
+        """Between 0 and 1; None if the total is not known."""
         return None if self.total is None else 1.0 if self.total == 0 else min(1.0, self.done / self.total)
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds until the end at this rate; None where nothing tells."""
+        """Seconds until the end at this rate; None if that is not known."""
         if self.total is None or not self.rate:
             return None
         return max(0, self.total - self.done) / self.rate
@@ -57,12 +57,12 @@ class Progress:
 
     @property
     def line(self) -> str:
-        """Everything in one line, as it stands in a log."""
+        """Everything on one line, as in a log."""
         slowed = f" ({self.gauges.slowed})" if self.gauges is not None and self.gauges.slowed else ""
         return f"{self.stage} {self.counts}{slowed}".rstrip()
 
     def to_json(self) -> dict[str, Json]:
-        """For `log.jsonl`, and for processes that watch."""
+        """For `log.jsonl`, and for `status --watch`."""
         gauges = self.gauges
         return {
             "stage": self.stage,
@@ -92,7 +92,7 @@ class Progress:
 
 
 class StageProgress:
-    """Counts a running stage and measures its rate; what that costs does not depend on how much there is."""
+    """Counts a running stage and measures its rate, at a cost that does not depend on the size of the stage."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class StageProgress:
         gauges: Callable[[], Gauges] | None = None,
         now: float,
     ) -> None:
-        """`done`: what earlier runs did, which is no work of this one. `now` in seconds, monotonic."""
+        """`done`: what earlier runs did, which does not count for the rate. `now` in seconds, monotonic."""
         self.name = name
         self.done = done
         self.total = total
@@ -113,11 +113,11 @@ class StageProgress:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left."""
+        """Whether the stage is finished."""
         return self.total is not None and self.done >= self.total
 
     def at(self, now: float) -> Progress:
-        """How far it is."""
+        """The progress at this moment."""
         samples = self._samples
         if now - samples[-1][0] >= SAMPLE_EVERY_S:
             samples.append((now, self.done))
@@ -129,7 +129,7 @@ class StageProgress:
 
 
 def per_second(rate: float) -> str:
-    """Such as `88/s`, with decimals only where they tell something."""
+    """Such as `88/s`, with decimals only if they mean something."""
     return f"{rate:,.0f}/s" if rate >= 9.95 or rate == 0 else f"{rate:.1f}/s" if rate >= 0.1 else f"{60 * rate:.1f}/min"
 
 

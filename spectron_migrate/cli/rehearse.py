@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from spectron_migrate.settings import Settings
 
 RECALL_GATES = frozenset({"recall", "overlap", "asked", "lost", "moved on", "answered"})
-"""Gates that are shown and do not decide a rehearsal: the local Spectron ranks differently from the hosted one."""
+"""Gates that are shown but do not decide a rehearsal: the local Spectron ranks differently from the hosted one."""
 
 
 @with_global_options
@@ -59,7 +59,7 @@ def command(
     Example: spectron-migrate rehearse
              spectron-migrate rehearse --mem0-config mem0.yaml --keep rehearsal
     """
-    # Without --config and --state: a rehearsal never touches the ledger of a real migration.
+    # Without --config and --state, so that a rehearsal never touches the ledger of a real migration.
     own_options = replace(options, config=None, state=None)
     return run_command(
         "rehearse", own_options, lambda invocation: run(invocation, mem0_config, dump or [], mapping, keep)
@@ -69,7 +69,7 @@ def command(
 def run(
     invocation: Invocation, mem0_config: str | None, dumps: list[Path], mapping: Path | None, keep: Path | None
 ) -> CommandResult:
-    """Rehearse in a directory that is kept or removed; raises InputError where `keep` is not empty."""
+    """Rehearse in a directory that is kept or removed; raises InputError if `keep` is not empty."""
     if mem0_config is not None and dumps:
         raise InputError("--mem0-config and --dump name two sources", hint="rehearse with one of them")
     with _open_folder(keep) as folder:
@@ -130,7 +130,7 @@ class _Rehearsal:
         return self._result(results, next_)
 
     def _write_settings(self, mem0_config: str | None, mapping: Path | None) -> Settings:
-        """Settings from a file in the folder, so that no other is read, and a kept folder can be used further."""
+        """Write a settings file into the folder, so that no other is read, and a kept folder can go on being used."""
         file = self.folder / "spectron-migrate.yaml"
         content: dict[str, Json] = {"version": 1, "dump": "dump", "state": ".spectron-migrate"}
         if mem0_config is not None:
@@ -178,7 +178,7 @@ def _dump_options(dumps: list[Path]) -> list[str]:
 
 
 def _exit_code(results: dict[str, CommandResult]) -> ExitCode:
-    """That of the first step that failed; of verification, only the gates that do not measure recall count."""
+    """The exit code of the first step that failed. In verification, only gates that do not measure recall count."""
     from spectron_migrate.verify.verdict import EXIT_CODES, verdict_of
 
     for name, result in results.items():

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from spectron_migrate.settings import Settings
 
 LONGEST = 500
-"""Characters of ids that the next command repeats."""
+"""The most characters of ids that the next command repeats."""
 
 
 @with_global_options
@@ -231,7 +231,7 @@ def run(
     dry_run: bool,
     preview: int | None = None,
 ) -> CommandResult:
-    """Replay the dumps, or plan it; raises InputError where they contain no memory."""
+    """Replay the dumps, or only plan it; raises InputError if they contain no memory."""
     from spectron_migrate.dump.manifest import describe_relations
     from spectron_migrate.mapping import load_mapping
     from spectron_migrate.mapping.unused import describe_unused
@@ -261,7 +261,7 @@ def run(
 
 
 def _is_planned_elsewhere(invocation: Invocation, settings: Settings) -> bool:
-    """Whether there is no dump here, and a ledger that other hosts reach has a plan: it needs none."""
+    """Whether there is no dump here, but a ledger that other hosts share has a plan, so that none is needed."""
     from spectron_migrate.ledger import Ledger
 
     return invocation.state.folder is None and not settings.dump.exists() and Ledger.exists(invocation.state)
@@ -270,7 +270,7 @@ def _is_planned_elsewhere(invocation: Invocation, settings: Settings) -> bool:
 def _deliver(
     invocation: Invocation, settings: Settings, dump: Dump | None, replay_options: ReplayOptions
 ) -> CommandResult:
-    """Deliver the dump, or without one what is planned."""
+    """Deliver the dump or, without one, what is planned."""
     from spectron_migrate.mapping import load_mapping
     from spectron_migrate.migration.replay import Replay
     from spectron_migrate.state.journal import read_journal
@@ -289,7 +289,7 @@ def _deliver(
 
 
 def _result(summary: ReplaySummary, replay_options: ReplayOptions, *, complete: bool = False) -> CommandResult:
-    """`complete`: the cutover is; nothing is verified any more then."""
+    """`complete`: whether the cutover is complete, after which nothing is verified."""
     return CommandResult(
         summary.exit_code,
         summary.to_json(),
@@ -322,9 +322,10 @@ def _mention_later_writes(invocation: Invocation, settings: Settings, dump: Dump
 
 
 def _warn_if_never_probed(invocation: Invocation, settings: Settings) -> None:
-    """Servers differ in what is unpublished: better to test it with five memories than with a million.
+    """Servers differ in what is not documented.
 
-    It is said before the first run; after it, `status` shows whether there was a probe.
+    It is better to test that with five memories than with a million. This is shown before the first run; after it,
+    `status` shows whether there was a probe.
     """
     from spectron_migrate.ledger import Ledger, probes, runs
 
@@ -339,7 +340,7 @@ def _warn_if_never_probed(invocation: Invocation, settings: Settings) -> None:
 
 
 def _carry(invocation: Invocation, settings: Settings, dumps: list[Path]) -> None:
-    """Let the next command have the options by which this run differs from the settings."""
+    """Carry over to the next command the options by which this run differs from the settings."""
     defaults = invocation.settings()
     if dumps != [defaults.dump]:
         invocation.carry("--dump", *dumps)
@@ -361,7 +362,7 @@ def _next(summary: ReplaySummary, replay_options: ReplayOptions, *, complete: bo
         again = f"{again} --adopt" if replay_options.adopt else again
         return f"{again} {filters}".rstrip() if len(filters) <= LONGEST else None
     if summary.exit_code == ExitCode.DONE and filters:
-        return again  # for the memories that the filters left out
+        return again  # for the memories that filters left out
     if summary.exit_code == ExitCode.DONE and complete:
         return "spectron-migrate cutover check"
     if summary.exit_code == ExitCode.DONE:

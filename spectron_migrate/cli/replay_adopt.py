@@ -1,4 +1,4 @@
-"""What `replay --adopt` found, and the hint that names it as it must be typed."""
+"""Shows what `replay --adopt` found, and completes the command that hints name."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from spectron_migrate.migration.replay_summary import ReplaySummary
 
 ADOPT = "spectron-migrate replay --adopt"
-"""As hints name it."""
+"""The command, as hints name it."""
 
 
 def name_adoption(invocation: Invocation, hint: str | None) -> str | None:
-    """The hint with the command line that adopts as it must be typed here."""
+    """The hint, with the command line that adopts as it must be typed here."""
     if hint is None or ADOPT not in hint:
         return hint
     return hint.replace(ADOPT, invocation.complete(ADOPT), 1)
 
 
 def is_finished(summary: ReplaySummary) -> bool:
-    """Whether everything was looked for that had to be."""
+    """Whether everything was looked for."""
     found = summary.to_json().get("adoption")
     return found is None or bool(found["finished"])
 

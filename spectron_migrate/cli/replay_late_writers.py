@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from spectron_migrate.state.late_writes import LateWrites
 
 PATIENCE_S = 120.0
-"""How long to wait for a round of another process."""
+"""How long to wait for another process to end its round."""
 
 
 def run(invocation: Invocation, settings: Settings, replay_options: ReplayOptions) -> CommandResult:
     """Bring what was written to Mem0 after `complete`; raises NotLegal before that."""
-    # Late memories supersede nothing, so none has to wait until an older one has appeared.
+    # Late memories supersede nothing, so none has to wait until an older one may have appeared.
     catch_up = replace(catch_up_settings(settings, invocation.state, replay_options), settle_s=0.0)
     invocation.reporter.info(f"writing to {settings.spectron.endpoint}, context {settings.spectron.context}")
     done, left = run_async(invocation, _bring(invocation, settings, catch_up))

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from spectron_migrate.migration.replay_summary import ReplaySummary
 
 SHOWN = 5
-"""Lines of a list; `--json` has a hundred."""
+"""The most lines of a list; `--json` has up to a hundred."""
 WIDTH = 32
-"""Characters of a memory in a table."""
+"""The most characters of a memory in a table."""
 
 
 def draw(summary: ReplaySummary, forecast: Forecast) -> Iterator[RenderableType]:

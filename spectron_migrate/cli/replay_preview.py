@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from spectron_migrate.settings import Settings
 
 TEXT = 40
-"""Letters of a text in the table."""
+"""The most characters of a text in the table."""
 
 
 def run(

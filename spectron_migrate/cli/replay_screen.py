@@ -40,7 +40,7 @@ def draw(summary: ReplaySummary) -> Iterator[RenderableType]:
 
 
 def draw_uncertain(first: Mapping[str, Json]) -> Iterator[RenderableType]:
-    """The newest uncertainty with both texts; which one is right is for a person to say, in Spectron."""
+    """The newest uncertainty, with both texts. A person has to say in Spectron which one is right."""
     rows = [
         (first["memory"], first["text"]),
         *((row["memory"] or "?", row["text"] or row["value"]) for row in first["others"]),

@@ -34,24 +34,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DEFAULT_STATE = Path(".spectron-migrate")
 UNLOGGED = ("status",)
-"""Commands that only look: `log.jsonl` says nothing about them."""
+"""Commands that only read. They are not recorded in `log.jsonl`."""
 SECRET_VARIABLES = ("SPECTRON_API_KEY", "AGENT_MEMORY_API_KEY", "SURREAL_MEMORY_API_KEY", "MEM0_API_KEY")
 
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command ends with."""
+    """The result of a command."""
 
     exit_code: ExitCode
     body: dict[str, Json]
     """The command's own fields of `--json`."""
     tables: Iterable[RenderableType] = ()
-    """The summary for people, printed at most once: a generator draws nothing under `--json`."""
+    """The summary for people, printed at most once. With `--json`, the generator is not run."""
     migration: str | None = None
     next: str | None = None
-    """The command line to run next. What it needs of the options of this one is added to it."""
+    """The command line to run next. Options of this command that it needs are added."""
     choices: Mapping[str, str] = field(default_factory=dict)
-    """Command lines of which a person has to choose one -> when to choose it."""
+    """Command lines, one of which a person has to choose -> when to choose it."""
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Invocation:
         return self._state is not None
 
     def open_state(self, place: Path | PostgresLocation) -> StateStore:
-        """The state there; the same one as before, if it is there. The log lies in its directory for this host."""
+        """The state there; the one that is already open, if it is there. The log is in its directory for this host."""
         from spectron_migrate.state.store import store_at
 
         if self._state is None or self._state.place != place:
@@ -91,7 +91,7 @@ class Invocation:
         return self._state
 
     def close(self) -> None:
-        """End the connections of the state."""
+        """Close the connections of the state."""
         if self._state is not None:
             self._state.close()
 
@@ -112,28 +112,28 @@ class Invocation:
 
         given = {**(overrides or {}), "state": self.options.state}
         settings = load_settings(self.options.config, env=self.environment, overrides=given)
-        if isinstance(settings.state, Path):  # a database says so itself, when it is asked
+        if isinstance(settings.state, Path):  # a database reports this itself when it is used
             use_state(settings.state)
         self.open_state(settings.state)
         return settings
 
     def carry(self, option: str, *values: object) -> None:
-        """Let the next command have the option too, once for each value that is not None."""
+        """Carry the option over to the next command, once for each value that is not None."""
         self.carried += [(option, str(value)) for value in values if value is not None]
 
     def carry_each(self, options: Mapping[str, object]) -> None:
-        """Let the next command have each of the options that is not None."""
+        """Carry over to the next command each of the options that is not None."""
         for option, value in options.items():
             self.carry(option, value)
 
     def complete(self, command: str) -> str:
-        """The command line with `--config`, `--state` and what is carried, as this shell finds it."""
+        """The command line with `--config`, `--state` and carried options, in a form that works in this shell."""
         from spectron_migrate.cli.next_line import program_here
 
         return self._complete(command, program_here())
 
     def complete_hint(self, hint: str) -> str:
-        """The hint, each command that it names with `--config`, `--state` and what is carried."""
+        """The hint, in which each command has `--config`, `--state` and carried options."""
         return self._complete(hint, "spectron-migrate")
 
     def _complete(self, text: str, program: str) -> str:
@@ -144,7 +144,7 @@ class Invocation:
         return complete_commands(text, about=about, options=self.carried, program=program)
 
     def _shown_state(self) -> str | None:
-        """The option, without a password."""
+        """The option's value, without a password."""
         from spectron_migrate.settings.state import named_state
 
         try:
@@ -154,7 +154,7 @@ class Invocation:
         return None if named is None else str(named)
 
     def ask(self, question: str) -> str:
-        """Ask on stderr; the answer without surrounding spaces."""
+        """Ask on stderr; returns the answer without surrounding spaces."""
         sys.stderr.write(question)
         sys.stderr.flush()
         return sys.stdin.readline().strip()
@@ -202,7 +202,7 @@ def _run(command: str, invocation: Invocation, run: Callable[[Invocation], Comma
 
 
 def run_async(invocation: Invocation, work: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`, with progress that is also shown while nothing is done.
+    """`asyncio.run`, with progress that is shown even while nothing happens.
 
     asyncio is imported here because `--help` and `status` do not need it.
     """

@@ -1,7 +1,7 @@
 """Signals: SIGTERM ends a command as Ctrl-C does.
 
-A process 1 without a handler ignores SIGTERM: `docker stop` and a drained node would wait out their grace period
-and then kill it.
+As process 1 without a handler, a command would ignore SIGTERM: `docker stop` and a drained node would wait for their
+grace period and then kill it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _sigterm_received = False
 
 
 def treat_sigterm_as_ctrl_c() -> None:
-    """From here on SIGTERM does what Ctrl-C would do at that moment."""
+    """From now on SIGTERM does what Ctrl-C would do at that moment."""
     signal.signal(signal.SIGTERM, _raise_as_ctrl_c)
 
 
 def stop_gracefully_with(interrupt: Callable[[ExitCode], object]) -> None:
-    """In the running event loop: a signal calls `interrupt` with its exit code instead of breaking off.
+    """In the running event loop, make a signal call `interrupt` with its exit code, instead of aborting.
 
     For a step that has to receive the answers to what it has already sent.
     """
@@ -33,7 +33,7 @@ def stop_gracefully_with(interrupt: Callable[[ExitCode], object]) -> None:
 
 
 def interrupted(message: str = "interrupted", hint: str = "run it again: it continues where it stopped") -> Interrupted:
-    """The error that stands for the KeyboardInterrupt which ended a command; it knows which signal it was."""
+    """The error for the KeyboardInterrupt that ended a command. It knows which signal it was."""
     return Interrupted(message, hint=hint, sigterm=_sigterm_received)
 
 

@@ -28,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _DIGITS = 12
-"""Of a SHA-256, as people see it."""
+"""How many digits of a SHA-256 people see."""
 
 
 @app.callback()

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from spectron_migrate.state.store import StateStore
 
 JOURNAL, TRACES = "cutover.jsonl", ("routing.json", "follow.json")
-"""What a cutover and following leave in a state, spelled here too: importing the modules that read them takes 20 ms."""
+"""Files that a cutover and following leave in a state.
+
+They are named here again, because importing the modules that read them takes 20 ms.
+"""
 
 
 @with_global_options
@@ -52,7 +55,7 @@ def command(
 
 
 def run_watching(invocation: Invocation) -> CommandResult:
-    """Watch until Ctrl-C, then show the state as it is at the end; raises InputError where nobody can watch."""
+    """Watch until Ctrl-C, then show the final state; raises InputError if stdout is no terminal."""
     if invocation.options.as_json or not invocation.console.is_terminal:
         raise InputError("--watch needs a terminal", hint="spectron-migrate status --json, as often as you like")
     from spectron_migrate.cli.watch import watch
@@ -62,7 +65,7 @@ def run_watching(invocation: Invocation) -> CommandResult:
 
 
 def run(invocation: Invocation) -> CommandResult:
-    """Read the state; nothing is written and no server is asked."""
+    """Read the state. Writes nothing and asks no server."""
     from spectron_migrate.ledger import Ledger
 
     settings = invocation.settings()
@@ -85,7 +88,7 @@ def run(invocation: Invocation) -> CommandResult:
 
 
 def _cutover(store: StateStore) -> dict[str, Json] | None:
-    """What there is to show of a cutover; where none ever began, what reads one is not even imported."""
+    """What there is to show of a cutover. If none ever began, the modules that read one are not even imported."""
     if not store.has_journal(JOURNAL) and all(store.read(name, most=1) is None for name in TRACES):
         return None
     from spectron_migrate.cutover.status import cutover_status
@@ -142,7 +145,7 @@ def _run_to_json(run: LastRun, state: State) -> dict[str, Json]:
 
 
 def _rate(run: LastRun, state: State) -> float | None:
-    """Memories per second: of a run that has ended over its time, of one at work as it says itself."""
+    """Memories per second: for a run that has ended, over its time; for a running one, as it reports itself."""
     if run.ended is None:
         return state.rates.get((run.host, run.process))
     seconds = (parse_time(run.ended) - parse_time(run.began)).total_seconds()
@@ -150,7 +153,7 @@ def _rate(run: LastRun, state: State) -> float | None:
 
 
 def choices(state: State) -> dict[str, str]:
-    """Commands of which a person has to choose one, for the first memory that nothing else decides."""
+    """Commands, one of which a person has to choose, for the first memory that nothing else decides."""
 
     def resolve(kind: str, answers: dict[str, str]) -> dict[str, str]:
         first = next((row.mem0_id for row in state.ledger.named if row.state == kind), None)
@@ -172,7 +175,7 @@ def choices(state: State) -> dict[str, str]:
 
 
 def next_command(state: State) -> str | None:
-    """The command to run next, which can be pasted; None where nothing is left, or where a person has to decide."""
+    """The command to run next, which can be pasted; None if nothing is left, or if a person has to decide."""
     states, migration, cutover = state.ledger.states, state.ledger.migration, state.cutover
     if state.half_erased and migration is not None:
         return f"spectron-migrate erase --migration {migration.id} --scope {state.half_erased[0]}"
@@ -194,7 +197,7 @@ def next_command(state: State) -> str | None:
 
 
 def _must_adopt(state: State) -> bool:
-    """Whether every other replay would be refused, because the server has what this ledger does not know."""
+    """Whether any other replay would be refused, because the server has something that this ledger does not know."""
     refused = state.ledger.refused_run
     is_behind = refused is not None and refused.kind == WrongLedger.kind and ADOPT in refused.hint
     return is_behind or state.ledger.half_adopted
@@ -279,7 +282,7 @@ def _run(run: LastRun, state: State) -> str:
 
 
 def _moment(at: str) -> str:
-    """A time of the journal; its microseconds are in the JSON."""
+    """A time of the journal, without microseconds, which are in the JSON."""
     return f"{at[:10]} {at[11:19]}"
 
 

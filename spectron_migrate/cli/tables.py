@@ -1,6 +1,7 @@
-"""Building blocks of a summary. Text from outside goes through `plain`: it is never markup, never an escape.
+"""Building blocks of a summary.
 
-rich is imported inside the functions: start-up must not pay for it.
+Text from outside goes through `plain`, so that it is never markup and never an escape sequence. rich is imported inside
+the functions, because importing it would slow down start-up.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 LETTERS_OF_AN_ID = 36
-"""Those of a UUID."""
+"""The length of a UUID."""
 
 
 def plain(value: object, *, style: str = "", width: int | None = None) -> Text:
@@ -34,7 +35,7 @@ def plain(value: object, *, style: str = "", width: int | None = None) -> Text:
 
 @dataclass(frozen=True)
 class Wrapped:
-    """Text on as many lines as it needs, broken only between words: a path or an id stays whole, to be copied."""
+    """Text on as many lines as it needs, broken only between words, so that a path or an id can be copied."""
 
     text: object
     lead: str = ""
@@ -51,7 +52,7 @@ class Wrapped:
 
         first = cell_len(self.lead)
         indent = first if self.indent is None else self.indent
-        # The lead takes room on the first line only.
+        # `lead` takes room only on the first line.
         room, lead = max(20, options.max_width - indent), "\ue001" * (first - indent)
         lines = wrapped(lead + plain(self.text).plain, room)
         yield Text.assemble((self.lead, self.lead_style), (lines[0][len(lead) :], self.style))
@@ -60,7 +61,7 @@ class Wrapped:
 
 
 def show(console: Console, part: RenderableType) -> None:
-    """Print a part of a summary; a text that is longer than a line of the terminal ends its lines between words."""
+    """Print a part of a summary. Text that is longer than a line of the terminal is broken between words."""
     from rich.text import Text
 
     if not console.is_terminal or not isinstance(part, str | Text):
@@ -88,8 +89,9 @@ def facts(title: str, rows: Iterable[tuple[str, object]]) -> Group:
 def listing(
     title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, unbroken: Collection[str] = ()
 ) -> Group:
-    """A table with a header row, under a headline. Ids of memories stay on one line, so that they can be copied, and so
-    does what stands in the `unbroken` columns.
+    """A table with a header row, under a headline.
+
+    Ids of memories stay on one line, so that they can be copied. So do the `unbroken` columns.
     """
     from rich.box import SIMPLE
     from rich.console import Group
@@ -105,7 +107,7 @@ def listing(
 
 
 def side_by_side(titles: tuple[str, str], rows: Iterable[tuple[RenderableType, RenderableType]]) -> Table:
-    """Two columns of equal width, whose rows stand beside each other however their texts wrap."""
+    """Two columns of equal width, whose rows stay beside each other however their texts wrap."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -123,7 +125,7 @@ def number(value: int | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration in at most two units, such as `2 h 5 min`; the smaller unit is left out from ten of the larger."""
+    """A duration in at most two units, such as `2 h 5 min`; from ten of the larger unit on, the smaller is left out."""
     whole = max(1, round(seconds))
     for size, name, smaller, small_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if whole >= size:

@@ -25,9 +25,9 @@ LINE_EVERY_S = 30.0
 LOG_EVERY_S = 60.0
 PUBLISH_EVERY_S = 2.0
 DRAW_EVERY_S = 0.1
-"""How often a bar is drawn while items are done."""
+"""How often the bar is drawn while items are being finished."""
 TICK_S = 1.0
-"""How often progress is looked at while nothing is done."""
+"""How often progress is checked while nothing happens."""
 QUICK_S = 0.3
 """A stage that ends within this time is not drawn."""
 
@@ -38,9 +38,9 @@ _COMMAND = re.compile(
     r"spectron-migrate(?: cutover)?(?: [a-z][a-z-]*)?"
     r"(?: --[a-z-]+(?:[ =](?!-)[^\s,;:)]+)?| [A-Z_]{2,}\b| [a-z]+(?= --))*"
 )
-"""A command as texts name it; what follows it is prose."""
+"""A command in a text; what follows it is prose."""
 _JOINT = "\ue000"
-"""Stands for a space at which no line ends."""
+"""Stands for a space at which no line may end."""
 _LABEL = re.compile(r"\s*(- )?[\w -]{1,24}: ")
 
 ProgressMode = Literal["auto", "bar", "lines", "none"]
@@ -52,7 +52,7 @@ def printable(text: str) -> str:
 
 
 def wrapped(text: str, columns: int, *, indent: str = "") -> list[str]:
-    """Lines of at most so many columns, broken between words only: a path, an id or a command to paste stays whole.
+    """Lines of at most `width` columns, broken only between words: a path, an id or a command to paste stays whole.
 
     All lines but the first begin with `indent`.
     """
@@ -62,7 +62,7 @@ def wrapped(text: str, columns: int, *, indent: str = "") -> list[str]:
 
 
 def wrapped_for_stderr(text: str) -> str:
-    """The text as a terminal on stderr shows it without breaking words; anywhere else it stays as it is."""
+    """The text, wrapped between words if stderr is a terminal; otherwise as it is."""
     if not sys.stderr.isatty():
         return text
     try:
@@ -77,7 +77,7 @@ def wrapped_for_stderr(text: str) -> str:
 
 
 def make_printable() -> None:
-    """Print a replacement for what the encoding of stdout or stderr lacks, instead of failing."""
+    """Print a replacement for characters that the encoding of stdout or stderr lacks, instead of failing."""
     codecs.register_error(_REPLACED, _replace)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
@@ -85,7 +85,7 @@ def make_printable() -> None:
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
-    """Question marks, as wide as what they replace: columns stay aligned."""
+    """Question marks, as wide as what they replace, so that columns stay aligned."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     from rich.cells import cell_len
@@ -126,7 +126,7 @@ class TerminalReporter:
         self._stage: StageProgress | None = None
         self._bar: Bar | None = None
         self._has_lines = False
-        """Whether a line about this stage was written."""
+        """Whether any line about this stage was written."""
         now = clock()
         self._look_at = self._line_at = self._log_at = self._publish_at = now
         self._wait_for(now)
@@ -139,7 +139,7 @@ class TerminalReporter:
     def stage(
         self, name: str, total: int | None = None, *, done: int = 0, gauges: Callable[[], Gauges] | None = None
     ) -> None:
-        """Begin a stage; what is on the screen stays there until this one lasts long enough to be drawn."""
+        """Begin a stage. What is on the screen stays there until this stage lasts long enough to be drawn."""
         with self._lock:
             self._end_lines()
             now = self._clock()
@@ -147,7 +147,7 @@ class TerminalReporter:
             self._look_at = now + QUICK_S
 
     def advance(self, done: int = 1) -> None:
-        """Count, and look at the clock."""
+        """Count, and draw if it is time."""
         if self._stage is not None:
             self._stage.done += done
             if self._clock() >= self._look_at:
@@ -172,7 +172,7 @@ class TerminalReporter:
     # -- drawing -------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Draw, write and publish what is due. What that costs does not grow with what is migrated."""
+        """Draw, write and publish what is due. The cost does not grow with the size of the migration."""
         with self._lock:
             now, stage = self._clock(), self._stage
             if stage is None:
@@ -194,7 +194,7 @@ class TerminalReporter:
 
     @asynccontextmanager
     async def ticking(self) -> AsyncIterator[None]:
-        """In the running event loop: progress is also drawn, written and published while nothing is done."""
+        """In the running event loop, also draw, write and publish progress while nothing happens."""
         import asyncio  # `--help` and `status` do without it
 
         sleep = self._sleep or asyncio.sleep
@@ -211,7 +211,7 @@ class TerminalReporter:
             ticks.cancel()
 
     def close(self) -> None:
-        """End the stage. A bar that is not full stays on the screen as it was last; a full one is removed."""
+        """End the stage. A bar that is not full stays on the screen; a full one is removed."""
         with self._lock:
             self._end_lines()
             if self._bar is not None:
@@ -235,7 +235,7 @@ class TerminalReporter:
         return self._stage.at(self._clock()) if self._stage is not None else Progress("", 0)
 
     def _end_lines(self) -> None:
-        """Write how far a stage came about which lines were written before."""
+        """Write how far the stage came, if lines about it were written before."""
         if self._has_lines and self._stage is not None:
             self._has_lines = False
             self._write(self._stage.at(self._clock()).line)

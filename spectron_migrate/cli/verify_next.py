@@ -1,4 +1,4 @@
-"""What follows a verdict of NO_GO: a command where one helps, else why none does and where to read on (pure)."""
+"""What follows a verdict of NO_GO: a command if one helps, else why none does and where to read on (pure)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STOPS: Mapping[str, tuple[str, str]] = {
     "foreign": ("foreign", "somebody else writes to the sessions of this migration. Find out who"),
     "altered": ("altered", "Spectron does not hold the texts that were sent"),
 }
-"""Gate, the worst first -> the kind of its findings, and why no command mends it."""
+"""Gate, the worst first -> the kind of its findings, and why no command fixes it."""
 _IN_THE_WRONG_ORDER = {"order": "order", "supersession": "superseded_wrongly"}
 
 
@@ -36,18 +36,18 @@ class WayOn:
 
     next: str | None = None
     stop: str = ""
-    """Why no command mends what failed, and where to read on; empty where a command does."""
+    """Why no command fixes what failed, and where to read on; empty if a command does."""
     choices: Mapping[str, str] = field(default_factory=dict)
-    """Commands of which a person has to choose one -> when to choose it."""
+    """Commands, one of which a person has to choose -> when to choose it."""
 
 
 def way_on(
     report: Mapping[str, Json], *, again: str, is_followed: bool, erasable: Callable[[str], str | None]
 ) -> WayOn:
-    """What follows a verdict of NO_GO, by the worst of what failed.
+    """What follows a verdict of NO_GO, by the worst failure.
 
-    `again`: the command line of this verification. `erasable`: memory -> the scope to erase to write it again; None
-    where no scope can be erased.
+    `again`: the command line of this verification. `erasable`: memory -> the command that erases its scope, so that it
+    is written again; None if no scope can be erased.
     """
     failed = {gate["name"] for gate in report["gates"] if gate["passed"] is False and not gate["accepted"]}
     for gate, (kind, why) in _STOPS.items():
@@ -82,7 +82,7 @@ def _stop(why: str, gate: str, *, explain: str | None = None, section: str = VER
 
 
 def _write_again(mem0_id: str | None, gate: str, erasable: Callable[[str], str | None]) -> WayOn:
-    """What superseded a newer text stays until the scope is erased and written again, in the right order."""
+    """Erase and write again: what superseded a newer text stays until the scope is written again in the right order."""
     why = "what was extracted from an older text may stand over a newer one"
     scope = erasable(mem0_id) if mem0_id is not None else None
     if scope is None:
@@ -96,7 +96,7 @@ def _first(report: Mapping[str, Json], kind: str) -> str | None:
 
 
 def _missing(report: Mapping[str, Json]) -> dict[str, str]:
-    """What helps against missing memories -> the first memory of which that is so."""
+    """What helps against missing memories -> the first memory for which it helps."""
     found: dict[str, str] = {}
     for finding in report["findings"]:
         if finding["kind"] == "missing":

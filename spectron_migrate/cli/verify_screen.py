@@ -1,4 +1,4 @@
-"""What `dual-verify` shows: the most informative queries side by side, the counts, the gates, the verdict."""
+"""Draws what `dual-verify` shows: the most informative queries side by side, the counts, the gates, the verdict."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 QUERIES_SHOWN = 3
 WIDEST = 90
-"""Characters of a hit that are shown."""
+"""The most characters of a hit that are shown."""
 LONGEST_REASON = 40
 LEGEND = "= both found it; 3 → 1: rank in Mem0 → in Spectron; (…): why only Mem0 found it"
 """What the marks in the two columns mean."""
@@ -95,7 +95,7 @@ def _draw_query(answer: Mapping[str, Json]) -> Iterator[RenderableType]:
 
 
 def _short_reason(difference: Mapping[str, Json]) -> str:
-    """A rank says something in few words; ids and times are in the reports."""
+    """The rank, or else a short reason. Ids and times are in the reports."""
     whole = reason_text(difference)
     return whole if len(whole) <= LONGEST_REASON else reason_text({**difference, "detail": ""})
 
@@ -197,7 +197,7 @@ def _wrong_memories(summary: VerifySummary) -> list[tuple[str, str, str]]:
 
 
 def _draw_gates(summary: VerifySummary) -> Iterator[RenderableType]:
-    """The gates that pass in one line, with what some of them stand on; the others in a table with their hints."""
+    """The gates that pass, on one line with remarks on some; the others, in a table with their hints."""
     from spectron_migrate.verify.reports.text import gate_result
 
     outcomes = [(gate, gate_result(gate.to_json())) for gate in summary.gates]

@@ -1,4 +1,4 @@
-"""`status --watch`: one screen that is drawn anew every second, of the same parts that commands show of themselves."""
+"""`status --watch`: a screen that is redrawn every second, made of the same parts that commands show themselves."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 EVERY_S = 1.0
 SHARE = 0.05
-"""What grows with the store is read so seldom that it takes at most this share of the time."""
+"""Whatever takes longer in a larger state is read so rarely that it takes at most this share of the time."""
 EVENTS = 12
 EVENTS_NARROW = 6
 LANES = 5
 BAR = 40
 WIDE = 130
-"""From this many columns on there are two columns."""
+"""A terminal with at least this many columns gets two columns."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one screen shows."""
+    """The data of one screen."""
 
     now: datetime
     running: list[RunningCommand] = field(default_factory=list)
     state: State | None = None
     cutover: dict[str, Json] | None = None
     gates: list[GateResult] = field(default_factory=list)
-    """Those that the next step needs."""
+    """The gates that the next step needs."""
     max_lag_s: float | None = None
     events: list[dict[str, Json]] = field(default_factory=list)
 
 
 class Paced(Generic[T]):
-    """Reads something again when its time has come: the longer it takes, the more seldom."""
+    """Reads something again from time to time: the longer that takes, the less often."""
 
     def __init__(self, read: Callable[[], T], *, every_s: float, clock: Callable[[], float]) -> None:
         """`clock` in seconds, monotonic."""
@@ -65,7 +65,7 @@ class Paced(Generic[T]):
         self._value: T | None = None
 
     def get(self) -> T | None:
-        """The newest value; the one before where it cannot be read now."""
+        """The newest value, or the one before if it cannot be read now."""
         began = self._clock()
         if began >= self._due:
             with suppress(MigrateError, OSError):
@@ -87,9 +87,7 @@ class Watcher:
         clock: Callable[[], float],
         now: Callable[[], datetime],
     ) -> None:
-        """`complete_hint`: makes the commands that a hint names complete. `clock` in seconds, monotonic; `now` with
-        its zone.
-        """
+        """`complete_hint`: completes the commands in a hint. `clock` in seconds, monotonic; `now` with its zone."""
         self._settings = settings
         self._store = store
         self._complete_hint = complete_hint
@@ -98,7 +96,7 @@ class Watcher:
         self._gates = Paced(self._read_gates, every_s=5.0, clock=clock)
 
     def snapshot(self) -> Snapshot:
-        """What there is to see now. Nothing is written, and no server is asked."""
+        """Read what there is to see now. Writes nothing and asks no server."""
         from spectron_migrate.cutover.status import cutover_status
         from spectron_migrate.state.running import read_running
 
@@ -136,7 +134,7 @@ class Watcher:
                 now=self._now(),
             )
         )
-        gates = [gate for gate in evaluate_gates(evidence) if gate.name != "key"]  # it asks Spectron
+        gates = [gate for gate in evaluate_gates(evidence) if gate.name != "key"]  # this gate would ask Spectron
         needed = gates_before(gates, next_gated_step(evidence.state))
         return [replace(gate, hint=self._complete_hint(gate.hint)) for gate in needed]
 
@@ -156,7 +154,7 @@ def watch(
     console = invocation.console
     live = Live(console=console, screen=True, auto_refresh=False)
     try:
-        live.start()  # not by `with`: Ctrl-C while it begins must give the screen back too
+        live.start()  # no `with`, because Ctrl-C while it begins must restore the screen too
         while True:
             live.update(draw(watcher.snapshot(), console.width), refresh=True)
             sleep(EVERY_S)
@@ -239,7 +237,7 @@ def _memories(shown: Snapshot) -> Iterator[RenderableType]:
     if shown.state is None:
         return
     ledger = shown.state.ledger
-    # What is noted and not answered is in doubt only once nobody sends it any more.
+    # An intent without an answer is in doubt only if no process is sending it any more.
     is_sending = any(each.progress.get("in_flight") is not None for each in shown.running)
     labels = {**STATES, "intended": "being sent"} if is_sending else STATES
     counts = [f"{label} {number(count)}" for label, count in counts_by_state(ledger, labels).items() if count]
