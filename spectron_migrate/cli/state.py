@@ -41,16 +41,18 @@ def state() -> None:
 def copy(
     options: GlobalOptions,
     source: Annotated[str, typer.Argument(metavar="FROM", help="Directory or postgresql://…", show_default=False)],
-    target: Annotated[str, typer.Argument(metavar="TO", help="Another one, empty or not there.", show_default=False)],
+    target: Annotated[
+        str, typer.Argument(metavar="TO", help="Another place, which is empty or does not exist.", show_default=False)
+    ],
     backup: Annotated[
-        bool, typer.Option("--backup", help="Copy while others go on with FROM; a replay from it needs --adopt.")
+        bool, typer.Option("--backup", help="Copy while FROM stays in use; a replay from the copy needs --adopt.")
     ] = False,
 ) -> int:
     """Copy a state as a whole: from a directory to Postgres, back, or to another directory.
 
-    Nobody may use FROM meanwhile. Rows and digests of both sides are compared, then FROM is sealed: whatever is run
-    there afterwards is refused and told where the state went. If it is killed, run it again. Ledgers that an earlier
-    version began in shards become one. With --backup nothing is sealed, and everything may go on.
+    Nobody may use FROM meanwhile. Rows and digests of both sides are compared, then FROM is sealed: commands that use
+    it afterwards are refused, and say where the state went. If the copy is killed, run it again. Ledgers that an
+    earlier version began in shards become one. With --backup nothing is sealed, and FROM stays in use.
 
     Example: spectron-migrate state copy .spectron-migrate postgresql://migrator@db/app?schema=memories
     """
@@ -72,7 +74,7 @@ def draw(copied: CopiedState) -> Iterator[RenderableType]:
     from rich.table import Table
 
     title = "The state is backed up" if copied.is_backup else "The state has moved"
-    sealed = "it goes on there" if copied.is_backup else "sealed: nobody goes on there"
+    sealed = "still in use" if copied.is_backup else "sealed: no longer in use"
     rows = [("from", f"{copied.source} ({sealed})"), ("to", copied.target)]
     if copied.shards:
         rows.append(("shards", f"{copied.shards} ledgers became one"))

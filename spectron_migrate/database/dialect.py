@@ -1,4 +1,4 @@
-"""How statements and tables that are written for SQLite are told to Postgres: a few substitutions, cached."""
+"""Translates statements and tables that are written for SQLite for Postgres: a few substitutions, cached."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TYPES = (
 
 @lru_cache(4096)
 def numbered(sql: str) -> str:
-    """A statement with `$1`, `$2`, … in place of `?`; those inside literals stay."""
+    """A statement with `$1`, `$2`, … in place of `?`, except inside literals."""
     count = 0
 
     def number(found: re.Match[str]) -> str:
@@ -43,13 +43,13 @@ _ROW = re.compile(r"\bVALUES (\((?:\?, )*\?\))")
 def for_many_rows(sql: str, count: int) -> str | None:
     """An INSERT of one row as one of several, numbered as `numbered` does; None for any other statement."""
     found = _ROW.search(sql)
-    if found is None or not sql.startswith("INSERT ") or "DO UPDATE" in sql:  # which allows a row only once
+    if found is None or not sql.startswith("INSERT ") or "DO UPDATE" in sql:  # which fails if a row comes twice
         return None
     return numbered(f"{sql[: found.end()]}{f', {found[1]}' * (count - 1)}{sql[found.end() :]}")
 
 
 def parts_of(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    """The rows in parts of 64, 32, … 1, so that statements for them come in few forms, which stay prepared."""
+    """The rows in parts of 64, 32, … 1, so that there are few different statements for them, which stay prepared."""
     at = 0
     while at < len(rows):
         size = min(MOST_ROWS, 1 << (len(rows) - at).bit_length() - 1)
@@ -64,7 +64,7 @@ def postgres_tables(ddl: str) -> list[str]:
     return [statement for each in _COMMENT.sub("", ddl).split(";") if (statement := each.strip())]
 
 
-# Postgres stores no zero byte in a text. A text with one, which Mem0 may have, is kept with it spelled out.
+# Postgres stores no zero byte in a text. In a text with one, which Mem0 may have, it is escaped.
 _ZERO, _ESCAPE = "\x00", "\x01"
 
 

@@ -1,4 +1,4 @@
-"""Digests of tables, by which two copies are compared, whichever engine each is in."""
+"""Digests of tables, by which two copies are compared, whichever engines they are in."""
 
 from __future__ import annotations
 

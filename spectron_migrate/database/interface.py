@@ -1,4 +1,4 @@
-"""What a connection gives on both engines. `sqlite3.Connection` fits as it is.
+"""The interface of a connection on both engines. `sqlite3.Connection` fits it as it is.
 
 Statements are written for both: `?` for values, no function that only one engine has, and no integer where a condition
 is needed. `dialect` says what is translated.
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 
 class Conflict(Exception):
-    """The transaction was rolled back because it and another one waited for each other: it may be run again."""
+    """The transaction was rolled back, because it and another one waited for each other. It may be run again."""
 
 
 class ResultRow(Protocol):
@@ -31,7 +31,7 @@ class ResultRow(Protocol):
 
 
 class Result(Protocol):
-    """What a statement gave."""
+    """The result of a statement."""
 
     @property
     def rowcount(self) -> int:

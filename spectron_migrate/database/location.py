@@ -2,7 +2,8 @@
 
     postgresql://migrator@db.example:5432/app?schema=spectron_migrate&sslmode=verify-full
 
-All but `schema` is libpq's: several hosts, TLS, `service=`, `passfile=`, and the variables PGPASSFILE, PGSERVICE, ….
+Everything but `schema` is for libpq: several hosts, TLS, `service=`, `passfile=`, and the variables PGPASSFILE,
+PGSERVICE, ….
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ class PostgresLocation:
     """A schema of a database. Written out, it has no password."""
 
     url: str = field(repr=False)
-    """As libpq takes it; a password may be part of it."""
+    """The URL for libpq, which may contain a password."""
     schema: str
 
     def __str__(self) -> str:
-        """As an operator may see it."""
+        """The URL without a password, for an operator to see."""
         parts = urlsplit(self.url)
         owner, at, host = parts.netloc.rpartition("@")
         shown = [each for each in parts.query.split("&") if each and each.partition("=")[0] not in _SECRETS]
@@ -44,7 +45,7 @@ class PostgresLocation:
 
 
 def is_url(text: str) -> bool:
-    """Whether a state is named by a URL, and is no directory."""
+    """Whether a state is named by a URL, rather than a directory."""
     return _URL.match(text) is not None
 
 

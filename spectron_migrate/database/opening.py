@@ -36,9 +36,9 @@ def connect(
 def connect_writer(
     location: PostgresLocation, *, application: str = "spectron-migrate", timeout_s: float = 10.0
 ) -> PostgresDatabase:
-    """A connection that may hold locks and whose commits are counted; call `tables.make_schema` before the first.
+    """A connection that may hold locks and whose commits are counted. Call `tables.make_schema` before the first.
 
-    Raises InputError too for a replica, and for a pooler in transaction mode.
+    Raises InputError also for a replica, and for a pooler in transaction mode.
     """
     from spectron_migrate.database.session_locks import check_session
 
@@ -58,7 +58,10 @@ def connect_writer(
 
 
 def _refuse_replica(database: PostgresDatabase) -> None:
-    """It may lag, also for those who only look: they would not learn in time that a cutover is complete."""
+    """Raise InputError for a replica.
+
+    It may lag, so that even readers would not learn in time that a cutover is complete.
+    """
     if database.execute("SHOW transaction_read_only").fetchone()[0] == "on":
         raise InputError(f"{database.location} is read-only", hint="name the primary server, not a replica of it")
 
@@ -66,7 +69,7 @@ def _refuse_replica(database: PostgresDatabase) -> None:
 def reconnect(
     lost: PostgresDatabase, *, application: str = "spectron-migrate", timeout_s: float = 10.0
 ) -> PostgresDatabase:
-    """A writer in place of a lost one. Raises InputError where the database has forgotten what was committed."""
+    """A new writer in place of a lost one. Raises InputError if the database has forgotten what was committed."""
     from spectron_migrate.database.postgres import went_back
     from spectron_migrate.database.tables import commits_of
 

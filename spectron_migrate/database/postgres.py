@@ -1,4 +1,4 @@
-"""A connection to Postgres that is used as one to SQLite is. The only module that imports psycopg.
+"""A connection to Postgres that is used like one to SQLite. The only module that imports psycopg.
 
 Inside a transaction, statements are sent without waiting for their answers, until a row or a count is asked for.
 """
@@ -26,10 +26,10 @@ from spectron_migrate.database.location import WHERE_SECRETS_GO, PostgresLocatio
 from spectron_migrate.errors import InputError, KeyRefused, MigrateError, Unreachable
 from spectron_migrate.records import counted
 
-logging.getLogger("psycopg").setLevel(logging.ERROR)  # a lost connection is reported once, by us
+logging.getLogger("psycopg").setLevel(logging.ERROR)  # we report a lost connection once
 OLDEST_SERVER = 14
 _REFUSED = ("password authentication failed", 'role "', "no pg_hba.conf entry")
-"""What a server says of a user; while connecting, psycopg has no class of error for it."""
+"""What a server says about a user. While connecting, psycopg has no error class for it."""
 _PREPARED = 500
 """How many statements stay prepared on a connection."""
 _COUNT = (
@@ -39,7 +39,7 @@ _COUNT = (
 
 
 class PostgresRow(tuple[Any, ...]):
-    """A row whose columns are found by name too, as `sqlite3.Row` does."""
+    """A row whose columns can be found by name too, as in `sqlite3.Row`."""
 
     __slots__ = ()
     _names: ClassVar[tuple[str, ...]] = ()
@@ -56,7 +56,7 @@ class PostgresRow(tuple[Any, ...]):
 
 @lru_cache(1024)
 def _row_class(names: tuple[str, ...]) -> type[PostgresRow]:
-    places = {name: place for place, name in reversed(list(enumerate(names)))}  # of a name that comes twice, the first
+    places = {name: place for place, name in reversed(list(enumerate(names)))}  # the first of equal names counts
     return type("PostgresRow", (PostgresRow,), {"__slots__": (), "_names": names, "_places": places})
 
 
@@ -81,14 +81,14 @@ class _TextLoader(Loader):
 
 
 class _SumLoader(Loader):
-    """A sum of integers, which Postgres gives as a decimal number."""
+    """Loads a sum of integers, which Postgres returns as a decimal number."""
 
     def load(self, data: Buffer) -> int:
         return int(bytes(data))
 
 
 class PostgresResult:
-    """What a statement gave; it waits for the answer when it is asked."""
+    """The result of a statement. It waits for the answer when it is read."""
 
     __slots__ = ("_cursor", "_database")
 
@@ -133,7 +133,7 @@ class PostgresDatabase:
         self._holder: str | None = None
         self._cursors = 0
         self.made_schema = False
-        """Whether this connection made the schema."""
+        """Whether this connection created the schema."""
         self.commits = 0
         """How many transactions of this holder are known to be durable (`count_commits`)."""
         self.answered_at = seconds_with_sleep()
@@ -181,7 +181,7 @@ class PostgresDatabase:
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> PostgresResult:
         """Run one statement for each of the rows."""
-        if self._pipeline is not None:  # psycopg's own way waits for the server before and after
+        if self._pipeline is not None:  # psycopg's own method waits for the server before and after
             return self._execute_many(sql, list(rows)) or PostgresResult(self, self._connection.cursor())
         with self.errors():
             cursor = self._connection.cursor()
@@ -211,7 +211,7 @@ class PostgresDatabase:
             while rows := self.execute(f"FETCH FORWARD {size} FROM {name}").fetchall():
                 yield rows
         finally:
-            with suppress(MigrateError, psycopg.Error):  # it ends with a transaction that failed, or the connection
+            with suppress(MigrateError, psycopg.Error):  # it ends with a failed transaction, or with the connection
                 self.execute(f"CLOSE {name}")
 
     def wait(self) -> None:
@@ -224,11 +224,12 @@ class PostgresDatabase:
 
     @contextmanager
     def transaction(self, *, durable: bool = True, snapshot: bool = False) -> Iterator[PostgresDatabase]:
-        """A transaction, rolled back on any error; when it returns it is durable, as the server's disk is.
+        """A transaction, rolled back on any error.
 
-        `snapshot`: it reads the database as it is at its beginning, and writes nothing.
+        When it returns, it is as durable as the server's disk. `snapshot`: it reads the database as it was at the
+        beginning, and writes nothing.
         """
-        del durable  # a commit that the server may forget would make the count of commits go back
+        del durable  # if the server could forget a commit, the count of commits could go back
         with self.errors():
             try:
                 with self._connection.pipeline() as pipeline:
@@ -252,26 +253,26 @@ class PostgresDatabase:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Raises the errors of a server that is away, or that refuses, as errors that an operator can read."""
+        """Convert errors of a server that does not answer, or refuses, to errors that an operator understands."""
         try:
             yield
         except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
             raise Conflict(str(error)) from error
         except psycopg.Error as error:
             if _ends_connection(error):
-                self._connection.close()  # the server has; libpq learns of it with the next statement
+                self._connection.close()  # the server has ended it; libpq notices that with the next statement
             converted = convert(error, self.location)
             if converted is None:
                 raise
             raise converted from error
 
     def close(self) -> None:
-        """End the connection; the locks that it holds are free then."""
+        """Close the connection, which frees the locks that it holds."""
         self._connection.close()
 
 
 def convert(error: psycopg.Error, location: PostgresLocation) -> MigrateError | None:
-    """What an operator is told; None for an error that is a bug in a statement."""
+    """The error for an operator; None for an error that is a bug in a statement."""
     message = " ".join(str(error).split())
     errors = psycopg.errors
     refused = any(f"FATAL: {each}" in message for each in _REFUSED)
@@ -296,12 +297,12 @@ def convert(error: psycopg.Error, location: PostgresLocation) -> MigrateError | 
 
 
 def _ends_connection(error: psycopg.Error) -> bool:
-    """Whether the server ends the connection with this error; psycopg calls time-outs of transactions internal."""
+    """Whether the server ends the connection with this error. psycopg counts time-outs of transactions as internal."""
     return error.diag.severity_nonlocalized in {"FATAL", "PANIC"}
 
 
 def _bounds(url: str, timeout_s: float) -> dict[str, Any]:
-    """How long the network may be silent while something waits for it; what the URL says of it stands."""
+    """How long the network may be silent while something waits for it. The URL may say otherwise."""
     ours = {
         "connect_timeout": max(2, round(timeout_s)),
         "tcp_user_timeout": round(timeout_s * 1000),

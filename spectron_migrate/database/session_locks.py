@@ -1,6 +1,7 @@
-"""Locks that a connection holds: they end with it, however it ends, so that a dead process holds nothing.
+"""Locks that a connection holds.
 
-They need a connection of one's own: a pooler in transaction mode would give each statement another one.
+They end with the connection, however it ends, so that a dead process holds none. They need a connection to the server
+itself: a pooler in transaction mode would give each statement another one.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ def lock_key(schema: str, name: str) -> int:
 
 
 def try_lock(database: PostgresDatabase, name: str, *, shared: bool = False) -> bool:
-    """Take a lock if nobody holds it, until `unlock` or the end of the connection. Taken twice, it is freed twice."""
+    """Take a lock if nobody holds it, until `unlock` or the end of the connection.
+
+    If taken twice, it must be freed twice.
+    """
     return bool(ask_for_lock(database, name, shared=shared).fetchone()[0])
 
 
 def ask_for_lock(database: PostgresDatabase, name: str, *, shared: bool = False) -> PostgresResult:
-    """As `try_lock`; the first column of the result says whether it was taken."""
+    """Like `try_lock`; the first column of the result says whether it was taken."""
     function = "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock"
     return database.execute(f"SELECT {function}(?)", (lock_key(database.location.schema, name),))
 
@@ -40,10 +44,10 @@ def unlock(database: PostgresDatabase, name: str, *, shared: bool = False) -> No
 
 
 def check_session(database: PostgresDatabase, connect_again: Callable[[], PostgresDatabase]) -> None:
-    """Raises InputError where a pooler gives this connection another process of the server at each statement.
+    """Raises InputError if a pooler gives this connection another process of the server for each statement.
 
-    A pooler names a process of its own. Whether it pools by transaction is seen while a second connection is in one:
-    then the first is served by another process than before.
+    A pooler reports a process number of its own. Whether it pools by transaction shows while a second connection is in
+    one: then another process than before serves the first connection.
     """
     before = _pid(database)
     if before == database.driver_pid:

@@ -1,4 +1,4 @@
-"""Creates a schema and the tables of its parts, and keeps which format each part has."""
+"""Creates a schema and the tables of its parts, and records the format of each part."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def drop_schema(database: PostgresDatabase) -> None:
         db.execute("SELECT pg_advisory_xact_lock(?)", (lock_key(schema, "tables"),))
         if not database.made_schema or db.execute("SELECT 1 FROM format").fetchone() is not None:
             return
-        database.count_commits(None)  # the table of the counts goes, too
+        database.count_commits(None)  # this drops the table of the counts, too
         db.execute(f'DROP SCHEMA "{schema}" CASCADE')
 
 
@@ -61,7 +61,7 @@ def _tables(database: PostgresDatabase) -> list[str]:
 
 
 def is_made(database: PostgresDatabase) -> bool:
-    """Whether the schema is there, with our tables; raises InputError where it holds those of something else."""
+    """Whether the schema exists, with our tables; raises InputError if it holds tables of something else."""
     tables = _tables(database)
     if tables and "format" not in tables:
         raise InputError(
@@ -81,7 +81,7 @@ def commits_of(database: PostgresDatabase, holder: str | None) -> int:
 
 
 def format_of(database: PostgresDatabase, part: str) -> int | None:
-    """The format of a part; None where the schema or the part is not there."""
+    """The format of a part; None if the schema or the part does not exist."""
     if not is_made(database):
         return None
     row = database.execute("SELECT number FROM format WHERE part = ?", (part,)).fetchone()
@@ -98,7 +98,7 @@ def check_format(database: PostgresDatabase, part: str, found: int, newest: int)
 
 
 def make_tables(database: PostgresDatabase, part: str, ddl: str, newest: int) -> None:
-    """Create the tables of a part, and the schema, if they are not there; of several processes, one does.
+    """Create the tables of a part, and the schema, if they do not exist. Of several processes, only one does.
 
     `ddl` is written as for SQLite (`dialect.postgres_tables`). Raises what `make_schema` does.
     """

@@ -1,4 +1,4 @@
-"""How a fact gets to Spectron exactly once, in order, for replay, following and the outbox.
+"""Gets facts to Spectron exactly once and in order, for replay, following and the outbox.
 
 `scheduler` runs lanes side by side; `lane` decides what is in doubt in one lane, then sends what is planned. `stream`
 sends facts one after the other, `batch` many in one request. `recovery` is the recovery table of docs/protocol.md,

@@ -1,8 +1,8 @@
-"""Many memories in one request: sent and decided as a whole, or by the part that arrived.
+"""Many memories in one request. They are decided together, or by the part that arrived.
 
 If a batch has no usable response, the turns of its session decide (docs/protocol.md, Recovery). If all of its messages
-are there, it is stored. If none is, the same bytes go again. If some are, the server may still be at work: they count
-once nothing has changed for a quarter of an hour, and the other messages go in a new batch.
+are there, it is stored. If none is, the same bytes are sent again. If some are, the server may still be at work: they
+count once nothing has changed for a quarter of an hour, and the other messages are sent in a new batch.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ PART_IS_FINAL_AFTER_S = 900.0
 PART_INTERVAL_S = 30.0
 
 Parts = list[list[PlannedFact]]
-"""Facts that are planned again, each list to be sent together."""
+"""Facts that are planned again, as lists to be sent together."""
 
 
 async def send_batch(run: Run, batch: IntendedBatch) -> tuple[SendOutcome, Parts]:
-    """Send a batch for the first time; also returns what the server did not take, in parts to send next."""
+    """Send a batch for the first time. Also returns what the server did not take, in parts to send next."""
     texts = batch.texts if run.max_tokens is not None else []
     cost = sum(estimate_tokens(text, batch.session.infer)[1] for text in texts)
     if not await run.spend_tokens(cost):
@@ -123,7 +123,8 @@ class _BatchRecovery:
             if result is not None and not await self._pause(self._progress.pause_s):
                 break
             is_to_change = await self._is_to_change()
-            # Spectron keeps keys by principal: sent under another one, the same bytes would be a second write.
+            # Spectron keeps keys by principal. If the batch was sent under another one, the same bytes would be a
+            # second write.
             if is_to_change or self._sent_by != self._run.principal:
                 decision = await self._wait_for_late_arrival(outlast_s(self._run))
                 if decision is not None:
@@ -150,7 +151,7 @@ class _BatchRecovery:
                 return SendOutcome.DECIDED
             case WrongSession(session_id):  # 200, another session
                 return await stop_wrong_session(run, batch.facts, session_id)
-            case NotYet():  # not started: the next listing decides
+            case NotYet():  # not started, so the next listing decides
                 return None
             case NotBegun() | RetryLater() | Unanswered():  # not started, or its response may still come
                 return SendOutcome.DEFERRED
@@ -171,7 +172,7 @@ class _BatchRecovery:
     # -- by the listing -----------------------------------------------------------------------------------
 
     async def _by_listing(self) -> tuple[SendOutcome, Parts] | None:
-        """Decide by what the server has stored of the batch; None if it has nothing."""
+        """Decide by the part of the batch that the server has stored; None if it has nothing."""
         turns = await self._turns()
         if turns and not isinstance(turns, SendOutcome) and len(turns) < len(self._texts):
             turns = await self._final_part(turns)
@@ -180,7 +181,7 @@ class _BatchRecovery:
         return await self._keep_stored(turns) if turns else None
 
     async def _turns(self) -> list[Turn] | SendOutcome:
-        """The turns that the server has of the batch: they must be its first messages, in order."""
+        """The turns of the batch that the server has. They must be its first messages, in order."""
         batch = self._batch
         turns = await unclaimed_turns(self._run, batch.session, batch.facts)
         if isinstance(turns, SendOutcome):
@@ -210,7 +211,7 @@ class _BatchRecovery:
             turns = listed
 
     async def _keep_stored(self, turns: Sequence[Turn]) -> tuple[SendOutcome, Parts]:
-        """The messages that the server has get their receipts; the others go in a new batch, under a new key."""
+        """Record receipts for the messages that the server has. The others go in a new batch, under a new key."""
         stored, rest = self._batch.facts[: len(turns)], self._batch.facts[len(turns) :]
         full = self._batch.session.infer == "full"
 
@@ -237,13 +238,13 @@ class _BatchRecovery:
         return None
 
     async def _plan_again(self) -> tuple[SendOutcome, Parts]:
-        """Plan the facts that are still wanted again, as another batch under another key."""
+        """Plan again, as another batch under another key, the facts that are not overtaken."""
         facts = self._batch.facts
         await self._run.writer.durable(sending.back_to_planned, [fact.id for fact in facts])
         return SendOutcome.DECIDED, [_as_planned(facts)]
 
     async def _is_to_change(self) -> bool:
-        """Whether a resend would bring back a memory that Mem0 has replaced or deleted, or stand over newer facts."""
+        """Whether a resend would bring back a memory that Mem0 has replaced or deleted, or supersede newer facts."""
         run, facts = self._run, self._batch.facts
         is_overtaken = await run.writer.grouped(
             lambda ledger: any(overtaken.is_overtaken(ledger, fact.id) for fact in facts)
@@ -253,7 +254,7 @@ class _BatchRecovery:
     # -- nothing of it is stored --------------------------------------------------------------------------
 
     async def _settle_known_key(self, result: OtherBody) -> tuple[SendOutcome, Parts]:
-        """Another ledger has sent these messages: each fact gets its turn, or goes again in another batch."""
+        """Handle messages that another ledger has sent: each fact gets its turn, or is sent again in another batch."""
         run = self._run
         again: list[IntendedFact] = []
         refused: list[IntendedFact] = []
@@ -269,7 +270,7 @@ class _BatchRecovery:
         return SendOutcome.DECIDED, [_as_planned(again)] if again else []
 
     async def _refuse_or_halve(self, result: SentBatchResult | None) -> tuple[SendOutcome, Parts]:
-        """Perhaps only one memory of many is at fault: in two halves, the others are stored."""
+        """Refuse a single fact. Otherwise split the batch in two, because perhaps only one memory is at fault."""
         run, facts = self._run, self._batch.facts
         if len(facts) == 1:
             await self._refuse(facts, result)
@@ -290,7 +291,7 @@ class _BatchRecovery:
         self._run.count_decided(len(facts))
 
     def _may_leave(self) -> bool:
-        """Whether the session may be at fault: it took other facts before, and these have not left a session yet.
+        """Whether the session may be at fault: it took other facts before, and these facts have not left a session yet.
 
         The halves of a refused batch follow it in its session, so their position alone shows little.
         """
@@ -307,7 +308,7 @@ class _BatchRecovery:
         return self._progress.doubts >= MAX_TRIES or (self._progress.in_flight > 0 and waited_s > IN_FLIGHT_LIMIT_S)
 
     async def _resend(self) -> SentBatchResult:
-        """Send the same bytes again. If the key has expired, the listing has shown that nothing is stored."""
+        """Send the same bytes again. If the key has expired, the listing has already shown that nothing is stored."""
         run = self._run
         if not is_key_valid(run, self._sent_after, self._sent_by):
             self._sent_after, self._sent_by = run.server_now(), run.principal

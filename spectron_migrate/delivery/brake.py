@@ -1,4 +1,4 @@
-"""Stopping a run: requests in flight finish, waiting ends, nothing new begins."""
+"""Stops a run: requests in flight finish, waits end, and nothing new begins."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class Brake:
         self._pulled = asyncio.Event()
 
     def note_decision(self) -> None:
-        """Something was decided: the idle limit counts from now."""
+        """Note that something was decided. The idle limit counts from now."""
         self._last_decision = self.now()
 
     def idle_left_s(self, *, began: float = float("-inf")) -> float:
-        """Seconds that the run may still wait for something that it has been waiting for since `began`."""
+        """How many seconds the run may still wait for something that it has been waiting for since `began`."""
         return max(self._last_decision, began) + self._idle_limit_s - self.now()
 
     def pull(self, kind: StopKind, reason: str) -> None:

@@ -1,5 +1,6 @@
-"""What a run may still send and spend, and when its next request may begin: for one process, or for all that deliver
-together.
+"""How much a run may still send and spend, and when its next request may begin.
+
+For one process, or for all processes that deliver together.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from spectron_migrate.spectron.api import Sleep
 TOKENS_AT_ONCE = 2_000
 """Tokens that a process reserves at a time. If it is killed, no more than these are lost."""
 TURNS_S = 0.1
-"""A process reserves the turns of this many seconds at a time, or one turn if the rate is lower."""
+"""A process reserves the turns of this many seconds at a time, or a single turn if the rate is lower."""
 MISSED_S = 0.25
 """A turn that is used later than this is lost, so that unused turns do not add up to a burst."""
 

@@ -1,9 +1,9 @@
 """Lanes that a run skipped because the server has not answered yet, with what the next run needs to resume them.
 
-A plain replay waits for as long as it takes. A round of following must not: all users who are read from Spectron wait
-for it. So a round ends when everything that is left is only waiting: for a response, for time to show what became of
-a write, for a server that asked to be called later. Such a lane is deferred to the next round and holds up no other
-lane. Its request stays in flight, and the time it has waited so far counts.
+A plain replay waits as long as it takes. A round of following must not, because all users who are read from Spectron
+wait for it. So a round ends when everything that is left is waiting: for a response, until time shows what became of a
+write, or because the server asked to be called later. Such a lane is deferred to the next round and holds up no other
+lane. Its request stays in flight, and the time that it has already waited counts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Unanswered(Exception):
 
 @dataclass
 class RecoveryProgress:
-    """What was done so far to decide one write, over all runs of this process."""
+    """What was done so far to decide one write, in all runs of this process."""
 
     began: float
     """When recovery began, by the monotonic clock of the runs, in seconds."""
@@ -42,9 +42,9 @@ class RecoveryProgress:
     in_flight: int = 0
     """Responses which say that the first request is still being processed."""
     passage_queries: int = 0
-    """Queries that did not find the passage of a stored text."""
+    """How many queries did not find the passage of a stored text."""
     partial_turns: tuple[str, ...] = ()
-    """For a batch: the turns that the last listing showed."""
+    """For a batch: the number of turns that the last listing showed."""
     partial_since: float = 0.0
 
     @property
@@ -77,7 +77,7 @@ class DeferredWork:
         self._in_flight: dict[str, tuple[bytes, asyncio.Future[Any]]] = {}
 
     def begin_run(self) -> None:
-        """Forget what the run before deferred; its waits and requests are kept."""
+        """Forget what the previous run deferred, but keep its waits and requests."""
         self.reasons.clear()
 
     def defer(self, key: str, why: str, *, until: float) -> None:
@@ -107,11 +107,11 @@ class DeferredWork:
         return progress is not None and progress.doubts + progress.in_flight > 0
 
     def unsent_s(self, key: str, now: float) -> float:
-        """Seconds since the first call of this for `key` after its last send."""
+        """Seconds since this was first called for `key` after its last send."""
         return now - self._unsent_since.setdefault(key, now)
 
     def note_send(self, key: str) -> None:
-        """The key is being sent now."""
+        """Note that the key is being sent now."""
         since = self._unsent_since.pop(key, None)
         self._unsent_before.pop(key, None)
         if since is not None:
@@ -119,22 +119,23 @@ class DeferredWork:
         self.keys.note_send(key)
 
     def note_refused(self, key: str) -> None:
-        """The last send was answered, so only earlier ones may be on their way: their time keeps counting.
+        """Note that the last send was answered.
 
-        Otherwise a round that defers the key would begin to wait anew each time.
+        Only earlier ones may still be on their way, and their time keeps counting. Otherwise every round that defers
+        the key would start to wait from the beginning.
         """
         since = self._unsent_before.pop(key, None)
         if since is not None:
             self._unsent_since.setdefault(key, since)
 
     def forget(self, key: str) -> None:
-        """The write is decided, or recovery gave up on it: a later one begins anew."""
+        """Forget a write that is decided, or that recovery gave up on. A later one starts from the beginning."""
         for kept in (self._not_before, self._progress, self._unsent_since, self._unsent_before, self._in_flight):
             kept.pop(key, None)
         self.keys.forget(key)
 
     async def await_response(self, key: str, content: bytes, send: Callable[[], Awaitable[T]], brake: Brake) -> T:
-        """The result of `send`, or of the request with the same bytes that an earlier run left in flight.
+        """The result of `send`, or that of a request with the same bytes which an earlier run left in flight.
 
         Raises what the request raises, and Unanswered if the run no longer waits for it.
         """

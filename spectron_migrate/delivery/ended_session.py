@@ -1,7 +1,7 @@
-"""Writes in doubt in a session that the server no longer knows: no listing can show what became of them.
+"""Decides writes in a session that the server no longer knows, so that no listing shows what became of them.
 
-The server itself shows it. If it holds the key, it repeats its first answer to the same bytes; if not, it refuses them,
-because the session is unknown. Facts that it has not stored are sent in a new session.
+The server itself shows that. If it holds the key, it repeats its first answer to the same bytes. If not, it refuses
+them, because the session is unknown. Facts that it has not stored are sent in a new session.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from spectron_migrate.spectron.answers import (
 from spectron_migrate.spectron.wire import NotBegun
 
 MOST_SESSIONS = 3
-"""Sessions of one fact that may end before this run stops trying."""
+"""How many sessions of one fact may end before this run stops trying."""
 
 
 async def leave_session(run: Run, facts: Sequence[IntendedFact]) -> SendOutcome:

@@ -37,8 +37,8 @@ async def unclaimed_turns(
     """Turns of the session that no receipt claims, oldest first; an outcome if the listing is no evidence.
 
     A listing is evidence only if it shows every turn that is already claimed. If it lacks one, or if `shows` is false
-    for its unclaimed turns, it may lag, and is asked for again for some seconds. If it still lacks a claimed turn,
-    `facts` are given up. SESSION_ENDED if the server does not know the session.
+    for its unclaimed turns, it may lag, and is requested again for some seconds. If it still lacks a claimed turn, the
+    `facts` become undecidable. SESSION_ENDED if the server does not know the session.
     """
     assert session.server_id is not None  # noqa: S101 - a fact is intended only in a session that was made
     listing = f"turns of {session.server_id}"
@@ -131,13 +131,13 @@ async def _turns_in_order(run: Run, facts: Sequence[IntendedFact]) -> list[Turn]
     if len(turns) > len(facts):
         await run.writer.durable(sessions.close_session, session.id)
         foreign = counted(len(turns) - len(facts), "turn")
-        # Nobody knows which of them is foreign: name a turn with the text of no fact, or else the last one.
+        # It is not known which of them is foreign, so name a turn that has the text of no fact, or else the last one.
         sent = {text_of(fact) for fact in facts}
         other = next((turn for turn in turns if turn.content not in sent), turns[-1])
         reason = with_texts(f"somebody else wrote {foreign} to our session", text_of(facts[0]), other.content)
         return await give_up(run, facts, reason)
     for turn, fact in zip(turns, facts, strict=False):
-        # While the key is valid, the server itself will say which turn is this fact's: see `_by_receipt`.
+        # While the key is valid, the server itself will tell which turn is this fact's; see `_by_receipt`.
         if not (is_certain(turn, fact) or is_key_valid(run, fact.sent_after, fact.sent_by)):
             return await give_up(run, facts, other_texts(turn, fact))
     return turns
@@ -171,7 +171,7 @@ def has_text_of(turn: Turn, fact: IntendedFact) -> bool:
 
 
 def is_certain(turn: Turn, fact: IntendedFact) -> bool:
-    """Whether an unclaimed turn can only be this fact's: by its text, or because nothing else was sent to the session.
+    """Whether an unclaimed turn can only be this fact's: it has the text, or nothing else was sent to the session.
 
     If the server answers `POST /sessions` with an older session, that session shows what others sent before.
     """

@@ -1,4 +1,4 @@
-"""What one process knows about the idempotency keys that a server holds. A restart or a failover may lose them."""
+"""What one process knows about the idempotency keys that a server holds. It may lose them in a restart or failover."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ class KeyQuestion:
 
     @property
     def infer(self) -> Infer:
-        """That of the write, because the server may repeat the write's stored answer."""
+        """`infer` of the write, because the server may repeat the write's stored answer."""
         return self.fact.infer
 
     @property
     def content(self) -> bytes:
-        """The bytes of the write with `infer: preview`: another body under the same key."""
+        """The bytes of the write with `infer: preview`, which is another body under the same key."""
         return canonical_json({**json.loads(self.fact.content), "infer": "preview"}).encode()
 
 
 Held = tuple[IntendedFact, str]
-"""A write that was answered, and the turn that the answer named: the server should hold its key."""
+"""A write that was answered, so that the server should hold its key, and the turn that the answer named."""
 
 
 @dataclass
 class KeyMemory:
-    """Sends and losses are numbered together: a key that was sent before the newest loss may be forgotten."""
+    """Sends and losses are numbered together. A key that was sent before the newest loss may be forgotten."""
 
     question_works: bool = False
     """Whether the server gave the right answer to the key question, for a key that it must hold."""
     held_reason: str = ""
     """The words of that answer."""
     asked_in_vain: set[str] = field(default_factory=set)
-    """Keys that should be held, for which it made a preview or did not answer."""
+    """How many keys it should hold, but made a preview for or did not answer about."""
     newest_held: Held | None = None
     """The newest answered write of this process; before its first one, the newest in the ledger."""
     has_begun: bool = False
@@ -60,35 +60,32 @@ class KeyMemory:
     _refused: int = 0
 
     def begin(self, held: Held | None) -> None:
-        """The process begins; `held`: the newest answered write of earlier processes."""
+        """Begin in this process. `held`: the newest answered write of earlier processes."""
         self.has_begun = True
         self.newest_held = self._before = held
 
     def note_send(self, key: str) -> None:
-        """The key is being sent."""
+        """Note that the key is being sent."""
         self._events += 1
         self._sent[key] = (self._events, self.newest_held)
 
     def note_lost(self) -> None:
-        """The server lacks a key that it should hold, or may have restarted."""
+        """Note that the server lacks a key that it should hold, or may have restarted."""
         self._events += 1
         self._lost = self._events
 
     def note_refused_connections(self, refused: int) -> None:
-        """`refused`: how many connections the server's host has refused so far.
-
-        It does so while the server restarts.
-        """
+        """Note `refused`: how many connections the host has refused so far, as it does while the server restarts."""
         if refused > self._refused:
             self._refused = refused
             self.note_lost()
 
     def forget(self, key: str) -> None:
-        """What became of the write with this key is decided."""
+        """Forget a key whose write is decided."""
         self._sent.pop(key, None)
 
     def held_before(self, key: str) -> Held | None:
-        """A write that was answered before this key was sent: if its key is forgotten, this one may be too."""
+        """A write that was answered before this key was sent. If its key is forgotten, this one may be too."""
         return self._sent[key][1] if key in self._sent else self._before
 
     def may_be_forgotten(self, key: str) -> bool:

@@ -37,7 +37,7 @@ class Key(Enum):
 
 
 async def ask_key(run: Run, fact: IntendedFact) -> Key | FactResult:
-    """Whether the server still holds the key of a write; another result if its answer does not show that.
+    """Find out whether the server still holds the key of a write; another result if its answer does not show it.
 
     A Receipt is the server's stored answer to the write.
     """
@@ -55,7 +55,7 @@ async def ask_key(run: Run, fact: IntendedFact) -> Key | FactResult:
         case OtherBody():
             return Key.HELD
         case InFlight(reason) if reason == memory.held_reason:
-            return Key.HELD  # the words with which this server says so
+            return Key.HELD  # the words of this server for that answer
         case Refused(_, reason) | ScopeRejected(reason):
             return Doubt(reason, finished=True)
         case _:
@@ -63,7 +63,7 @@ async def ask_key(run: Run, fact: IntendedFact) -> Key | FactResult:
 
 
 async def may_be_forgotten(run: Run, key: str) -> bool:
-    """Whether the server may have forgotten a key since it was sent, as far as we can tell.
+    """Whether the server may have forgotten a key since it was sent, as far as that can be told.
 
     It may have if it forgot a key that it held earlier, or if it refused a connection, as a server does while it
     restarts.
@@ -96,9 +96,8 @@ def _is_worth_asking(run: Run, key: str) -> bool:
 async def _is_usable(run: Run) -> bool | FactResult:
     """Whether the answer to a key question can be trusted.
 
-    The first question is about a key that the server should hold.
-
-    While no such key is known, the answer is taken as it is.
+    The first question is about a key that the server should hold. As long as no such key is known, answers are taken as
+    they are.
     """
     memory = run.deferred.keys
     if not memory.question_works and not memory.held_reason:

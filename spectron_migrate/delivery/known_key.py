@@ -1,7 +1,7 @@
-"""After an adoption: a key of another ledger that the server still knows (docs/protocol.md, Adoption).
+"""After an adoption: decides a fact whose key of another ledger the server still knows (docs/protocol.md, Adoption).
 
 The server has stored the fact under this key, with other bytes. So its turn is there. Either the turn arrived after the
-adoption's search, or it was adopted for another fact with the same text, because nothing tells the two apart.
+adoption's search, or it was adopted for another fact with the same text, because nothing distinguishes the two.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spectron_migrate.spectron.api import UnknownSession
 from spectron_migrate.spectron.rows import Turn
 
 LAG_S = 1.0
-"""Pause before the text is looked up again: what arrived a moment ago may not be found yet."""
+"""The pause before the text is looked up again, because a turn that has just arrived may not be found yet."""
 
 
 async def settle_known_key(run: Run, fact: IntendedFact) -> SendOutcome | None:
@@ -52,7 +52,7 @@ async def _find_turn(run: Run, fact: IntendedFact, sought: SoughtFact) -> tuple[
     """A turn with the fact's text that belongs to no other fact, with the server's id of its session."""
     text = sought.text
     if await run.writer.grouped(_is_shared, sought, text):
-        return None  # nothing shows in which of several scopes the session is
+        return None  # nothing shows which of several scopes the session is in
     try:
         answer = await query_words(run, fact, text)
     except ScopeRefused:

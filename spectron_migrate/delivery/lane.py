@@ -1,4 +1,4 @@
-"""One lane: first what is in doubt, then what is planned.
+"""Delivers one lane: first decides what is in doubt, then sends what is planned.
 
 The `full` facts are sent oldest first, with at most one undecided send in the lane. The `none` facts are sent side by
 side, with at most one undecided send in each session (docs/protocol.md, Order).
@@ -35,7 +35,7 @@ async def deliver_lane(run: Run, lane: str, work: LaneWork) -> None:
         if work.has_doubts or work.has_none:
             none = group.create_task(_deliver_none(run, lane, work))
     if work.has_doubts and none is not None and none.result():
-        await _send_none(run, lane)  # facts in doubt that turned out to be late
+        await _send_none(run, lane)  # facts in doubt may have turned out to be late
 
 
 async def _deliver_full(run: Run, lane: str, work: LaneWork) -> None:
@@ -61,7 +61,7 @@ async def _decide_full(run: Run, lane: str) -> bool:
 
 
 async def _deliver_none(run: Run, lane: str, work: LaneWork) -> bool:
-    """Decide and send the `none` facts; False if that was deferred. A doubt that remains holds only its own session."""
+    """Decide and send the `none` facts; False if that was deferred. A remaining doubt holds only its own session."""
     if work.has_doubts and not await _decide_none(run, lane):
         return False
     await _send_none(run, lane)
@@ -94,7 +94,7 @@ async def _decide_none(run: Run, lane: str) -> bool:
             for batch in intended
             if batch.session.infer == "none"
         ]
-    # If one was deferred, the next facts may have to wait for the same thing.
+    # If one session was deferred, the next facts may have to wait for the same reason.
     return all(task.result() is not SendOutcome.DEFERRED for task in tasks)
 
 

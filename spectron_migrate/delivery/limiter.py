@@ -1,16 +1,16 @@
 """Limits the requests in flight. Finds the best number by itself, up to a maximum, and obeys a rate if one is set.
 
-It begins with a slow start while latency stays low, then takes small steps up while all goes well, and steps down when
-the server is overloaded. Overload shows in two ways. Each 429 or 503 takes one slot away. And the mean latency of a
-round (about as many responses as there are slots) is compared with the best one. If it is much longer, requests queue
+It begins with a slow start while latency stays low, then takes small steps up as long as all goes well, and steps down
+when the server is overloaded. Overload shows in two ways. Each 429 or 503 takes one slot away. And the mean latency of
+a round (about as many responses as there are slots) is compared with the best one. If it is much longer, requests queue
 at the server, and by Little's law the server really works on slots x best / now of them. A smaller limit must improve
-latency. If it does not, the server itself became slower, and the limit goes back up; otherwise noise and long texts
-would throttle the run for good.
+latency. If it does not, the server itself has become slower, and the limit goes up again. Otherwise noise and long
+texts would throttle the run for good.
 
-Writes go before requests that prepare writes (scopes, sessions). Otherwise many lanes that all prepare would take every
-slot, and the first memory would wait. If writes leave slots free, lanes are prepared beside them in all slots but one,
-which is free for the first memory. Scopes get at most half of the slots, so that a lane whose scope is registered need
-not wait for a slot again.
+Writes go before requests that prepare writes (scopes, sessions). Otherwise many lanes that are being prepared would
+take every slot, and the first memory would wait. If writes leave slots free, preparing requests get all of these but
+one, which stays free for the first memory. Scopes get at most half of the slots, so that a lane whose scope is
+registered need not wait for a slot again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FIRST_ROUNDS = 16
 LEAST_ROUND = 48
 """The least number of responses in one round: in slow start, and later."""
 LEARNS = 0.3
-"""How far one better round moves the best latency, so that a single lucky round does not set it."""
+"""How far one better round moves the best latency. A single lucky round must not set it."""
 DOUBTFUL = 8
 """After this many rounds between `ROOM` and `QUEUEING`, a smaller limit is tried."""
 ROOM = 1.25
@@ -37,9 +37,9 @@ ROOM = 1.25
 QUEUEING = 1.6
 """Above this multiple of the best latency, requests queue at the server."""
 LONGER = 1.1
-"""Above this multiple of the best latency, `why` reports that latency set the limit."""
+"""Above this multiple of the best latency, `why` reports that latency limits the run."""
 LONGEST_WAIT = 4
-"""After at most this many rounds at a limit, one more slot is tried."""
+"""After at most this many rounds at one limit, one more slot is tried."""
 RECENT_S = 30.0
 """How long `why` reports a response that slowed the run down."""
 
@@ -85,7 +85,7 @@ class Limiter:
     ) -> None:
         """`clock` in seconds, monotonic; `max_rps`: requests per second; `known`: the limit at which a run ended.
 
-        `turn`: waits for the turn of the next request, where several processes share a rate.
+        `turn`: waits for the turn of the next request, if several processes share a rate.
         """
         self.limit = min(float(max_in_flight), max(START, known or START))
         self.in_flight = 0
@@ -122,7 +122,7 @@ class Limiter:
 
     @property
     def paused_s(self) -> float:
-        """For how many seconds no slot is given out, because the server throttled one request after another."""
+        """How many seconds no slot will be given out, because the server throttled one request after another."""
         return max(0.0, self._paused_until - self._clock())
 
     @property
@@ -152,7 +152,7 @@ class Limiter:
     # -- what the server answers --------------------------------------------------------------------------
 
     def note_success(self, slot: Slot) -> None:
-        """A request got a response that was not throttled. Call it inside the slot."""
+        """Note a response that was not throttled. Call it inside the slot."""
         self._in_a_row = 0
         if slot.began < self._round_began:
             return  # it was sent under another limit
@@ -170,7 +170,7 @@ class Limiter:
             self._end_round()
 
     def _note_prepared(self, kind: Kind, took_s: float) -> None:
-        """Requests that prepare writes have a latency of their own, and are compared only with each other."""
+        """Requests that prepare writes have another latency, and are compared only with each other."""
         best_s = self._prepared_best_s.get(kind, float("inf"))
         if self._slow_start and self._is_scarce and took_s < QUEUEING * best_s:
             self._set(self.limit + 1.0)
@@ -181,7 +181,7 @@ class Limiter:
         return any(self._waiting.values())
 
     def slow_down(self, status: str, retry_after_s: float | None) -> None:
-        """The server asked for fewer requests. Call it inside the slot."""
+        """Note that the server asked for fewer requests. Call it inside the slot."""
         now = self._clock()
         self.throttled[status] += 1
         self._recent.append((now, status))
@@ -216,14 +216,14 @@ class Limiter:
             limit, then_s = self._before
             self._before = None
             if mean_s > then_s * (1 + self.limit / limit) / 2:
-                self._best_s = mean_s  # fewer requests in flight did not help: this is the server's latency now
+                self._best_s = mean_s  # fewer requests in flight did not help, so this is the server's latency now
                 self._set(limit)
                 return
         lower_s = self._best_s - mean_s
         self._best_s = mean_s if self._best_s == float("inf") else self._best_s - max(0.0, lower_s * LEARNS)
         slower = mean_s / self._best_s
         if self._slow_start:
-            # The limit grew during this round, which only shows that it grew too far; the next round shows how far.
+            # The limit grew during this round, so this only shows that it grew too far. The next round shows how far.
             if slower >= ROOM:
                 self._end_slow_start()
         elif slower < ROOM:
@@ -243,7 +243,7 @@ class Limiter:
     def _shrink(self, slower: float, mean_s: float) -> None:
         """Lower the limit to what the server really works on, by the best latency; the next round is the test."""
         if self.limit <= START:
-            return  # so few harm no server, and a single one would leave the server idle between requests
+            return  # so few requests harm no server, and a single one would leave it idle between requests
         self.queued += slower > QUEUEING
         self._before = (self.limit, mean_s)
         self._held, self._stepped, self._step = 0, False, 1.0
@@ -269,7 +269,7 @@ class Limiter:
         if self._free_slots(slot.kind) <= 0 or any(self._waiting[kind] for kind in Kind if kind <= slot.kind):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting[slot.kind].append(turn)
-            self._wake()  # what goes before it may wait for something else
+            self._wake()  # requests of higher priority may be waiting for something else
             try:
                 await turn  # `_wake` has already taken the slot for it
             except asyncio.CancelledError:

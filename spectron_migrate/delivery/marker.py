@@ -1,8 +1,8 @@
-"""The marker that a run leaves on the server. By it a ledger that is older than the server finds that out.
+"""The marker that a run leaves on the server, by which a ledger that is older than the server notices that.
 
 A marker is a scope node below each constant prefix of the run's targets, such as `user/x---m<migration>-<number>`.
 Nothing is ever written to it. `cutover complete` leaves one more, `x---m<migration>-complete`, for states that do not
-know of it. See docs/protocol.md, A ledger that is lost, restored or copied.
+know of the completion. See docs/protocol.md, A ledger that is lost, restored or copied.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from spectron_migrate.spectron.api import MAX_READ_WAIT_S, Sleep, SpectronApi
 from spectron_migrate.spectron.wire import InDoubt, NotBegun
 
 NEW_NUMBER_AFTER_S = 12 * 3600.0
-"""A process that runs for longer than this takes a new number each time it has passed."""
+"""A process takes a new number each time this much time has passed."""
 TRIES = 6
 BESIDE_PATIENCE_S = 2.0
-"""For how long the scopes that are registered beside the markers are waited for, once these are made. After that each
-is left to its lane, which takes the answer when it comes."""
+"""How long to wait, once the markers are made, for scopes that are registered beside them.
+
+After that each scope is left to its lane, which takes the answer when it comes.
+"""
 COMPLETE = "complete"
 """In place of a number: the cutover of the migration is complete."""
 _MARKER = re.compile(re.escape(MARKER) + rf"([0-9a-f]+)(?:\.([0-9]+\.[0-9]+))?-([0-9]+|{COMPLETE})")
@@ -50,7 +52,7 @@ def is_marker(path: str) -> bool:
 
 
 class RunMarker:
-    """Marks the server for one process; a follow keeps one for all its rounds and drains."""
+    """Marks the server for one process. A follower keeps one marker for all its rounds and drains."""
 
     def __init__(self, *, sleep: Sleep) -> None:
         """`sleep` waits between tries."""
@@ -64,7 +66,7 @@ class RunMarker:
         return self._own.setdefault(ledger.path, OwnWork(now))
 
     def forget_sessions(self, ledger: Ledger, *, now: str) -> None:
-        """Others may have written to the sessions and scopes of this process: it checks them again before each use.
+        """Check the sessions and scopes of this process again before each use, because others may have written there.
 
         If a lagging replica took over, the ledger may have lost what another worker wrote.
         """
@@ -76,7 +78,7 @@ class RunMarker:
     def is_due(self, ledger: Ledger, now: str) -> bool:
         """Whether the process must look for other markers and leave its own before it writes from this ledger."""
         marked_at = self.own_work(ledger, now).marked_at
-        # By the wall clock: another host may have written while this one was suspended.
+        # By the wall clock, because another host may have written while this one was suspended.
         return marked_at is None or abs(_seconds_between(marked_at, now)) >= NEW_NUMBER_AFTER_S
 
     async def leave(
@@ -91,15 +93,16 @@ class RunMarker:
     ) -> list[str]:
         """Take the ledger's next number and register its markers; returns why the missing ones could not be made.
 
-        `beside`: scopes to register meanwhile, because the run begins with them. If that fails, their lanes try again;
-        if it takes long, their lanes go on waiting.
-        Raises Unreachable and KeyRefused. The number is durable before the first request.
+        `beside`: scopes to register at the same time, because the run begins with them. If that fails, their lanes try
+        again; if it takes long, their lanes go on waiting. Raises Unreachable and KeyRefused. The number is durable
+        before the first request.
         """
         prefixes = prefixes_of(mapping, targets)
         with ledger.transaction():
             number = markers.take_number(ledger, now)
             ours = [f"{prefix}/{MARKER}{markers.marked_migration(ledger)}-{number}" for prefix in prefixes]
-            # A prefix that is itself a target is registered first: made as an ancestor it would not count as ours.
+            # A prefix that is itself a target is registered first, because if it were made as an ancestor, it would not
+            # count as ours.
             first = [prefix for prefix in prefixes if prefix in targets and not sessions.is_registered(ledger, prefix)]
             beside = [path for path in beside if path not in first and not sessions.is_registered(ledger, path)]
             above = dict.fromkeys(node for path in [*first, *ours, *beside] for node in scopes.ancestors(path))
@@ -112,7 +115,7 @@ class RunMarker:
         try:
             refused = await all_of(self._mark(ledger, api, path, now) for path in ours)
         finally:
-            # Also where a signal ends this: the ledger must know which nodes are ours.
+            # Also if a signal ends this, because the ledger must know which nodes are ours.
             with suppress(TimeoutError):
                 await asyncio.wait_for(registering, BESIDE_PATIENCE_S)
         own.marked_at = now
@@ -135,9 +138,10 @@ class RunMarker:
             await self._sleep(backoff_s(attempt, first_s=0.25, longest_s=8.0, asked_s=None))
 
     async def leave_completion(self, api: SpectronApi, mapping: ScopeMapping, name: str) -> list[str]:
-        """Mark the server: the cutover is complete. Returns why markers that are lacking could not be made.
+        """Leave the marker that says that the cutover is complete.
 
-        `name`: what markers call the migration. Call once the journal says so. Raises Unreachable and KeyRefused.
+        Returns why missing markers could not be made. `name`: the migration's name in markers. Call it once the journal
+        records the completion. Raises Unreachable and KeyRefused.
         """
         listed: list[str] | None = None
         with suppress(ScopeRefused):
@@ -169,7 +173,7 @@ class RunMarker:
         return why
 
     async def _register(self, api: SpectronApi, path: str) -> bool:
-        """Register a node; tries again if the outcome is unknown. True if this call created it."""
+        """Register a node, and try again if the outcome is unknown. True if this call created the node."""
         for attempt in range(TRIES):
             asked_s = None
             try:
@@ -190,14 +194,14 @@ class RunMarker:
 
 
 async def _note_registered(ledger: Ledger, own: OwnWork, path: str) -> None:
-    """Record a scope that is registered ahead of its lane, which does so itself where this fails."""
+    """Record a scope that was registered ahead of its lane. If that failed, the lane registers it."""
     request = own.ahead[path]
     try:
         created = await asyncio.shield(request)
     except (NotBegun, InDoubt, MigrateError):
         own.ahead.pop(path)
         return
-    with ledger.transaction(durable=False):  # on disk with the first session, which is begun durably
+    with ledger.transaction(durable=False):  # this gets on disk with the first session, which is begun durably
         sessions.scope_registered(ledger, path, created_by_us=created)
     own.ahead.pop(path)
 
@@ -229,14 +233,14 @@ def check_markers(ledger: Ledger, mapping: ScopeMapping, listed: Iterable[str]) 
 def marker_of_completion(mapping: ScopeMapping, name: str, listed: Iterable[str]) -> str | None:
     """The marker that says that the cutover is complete; None if there is none (pure).
 
-    `name`: what markers call the migration.
+    `name`: the migration's name in markers.
     """
     wanted = {f"{prefix}/{MARKER}{name}-{COMPLETE}" for prefix in mapping.constant_prefixes}
     return min(wanted.intersection(listed), default=None)
 
 
 def take_over_markers(ledger: Ledger, listed: Iterable[str], *, now: str) -> None:
-    """Record all markers of this migration as known, because what their runs wrote has been looked for.
+    """Record all markers of this migration as known, because everything that their runs wrote has been looked for.
 
     Call inside a transaction.
     """
@@ -256,7 +260,7 @@ def shows_newest_marker(ledger: Ledger, listed: Iterable[str]) -> bool:
 
 
 def _unknown_markers(ledger: Ledger, listed: Iterable[str]) -> dict[str, str]:
-    """Markers of this migration that the ledger does not know, with the names that it would use for them."""
+    """Markers of this migration that the ledger does not know, each with the name that it would use for it."""
     known = markers.known_markers(ledger)
     if cutover_note(ledger) == "complete":
         known.add(COMPLETE)

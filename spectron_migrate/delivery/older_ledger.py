@@ -28,12 +28,12 @@ from spectron_migrate.spectron.rows import Turn
 CHECKED_FIRST = 256
 """How many groups of facts that share sessions are checked before anything is sent.
 
-Every run begins with the same ones, so a ledger that is behind shows there; the others are checked right before their
-own first write.
+Every run begins with the same groups, so a ledger that is behind is noticed there. The others are checked right before
+their own first write.
 """
 AT_ONCE = 8
 SPLIT, PART = 1000, 100
-"""A text of this many characters or more may be stored in several passages; and the least length of the first one."""
+"""A text of this many characters or more may be stored in several passages. The first one has at least this length."""
 _LONGEST_QUERY = 1_000
 
 Read = Callable[..., Awaitable[Any]]
@@ -46,7 +46,7 @@ Read = Callable[..., Awaitable[Any]]
 async def check_ledger_age(
     ledger: Ledger, api: SpectronApi, own: OwnWork, plan: int, *, applications_write: bool
 ) -> None:
-    """Raises WrongLedger if the server has writes that the ledger does not know, or lacks some that it knows.
+    """Raises WrongLedger if the server has writes that the ledger does not know, or lacks writes that it knows.
 
     `applications_write`: applications may write the same texts, so scopes are not searched. Raises KeyRefused and
     Unreachable.
@@ -132,7 +132,7 @@ async def _holds(run: Run, key: str, checking: Awaitable[None]) -> bool:
 
 
 async def _check_session(api: SpectronApi, session: SessionTurns, ledger: Ledger) -> None:
-    """Compare the turns of a session with the ledger. A session that is gone shows nothing."""
+    """Compare the turns of a session with the ledger. A session that has ended shows nothing."""
     try:
         turns = await api.turns(session.server_id, shows=lambda listed: session.claimed <= {one.id for one in listed})
     except (UnknownSession, ScopeRefused):
@@ -156,8 +156,8 @@ async def _check_session(api: SpectronApi, session: SessionTurns, ledger: Ledger
 def unknown_turns(session: SessionTurns, turns: Sequence[Turn]) -> list[Turn]:
     """The turns that belong to no fact that the ledger knows (pure).
 
-    As many turns as there are facts in doubt may be theirs, whatever their text. Further ones must have the text of one
-    of them.
+    Up to one turn for each fact in doubt may belong to these facts, whatever its text. Further turns must have the text
+    of one of them.
     """
     unclaimed = [turn for turn in turns if turn.id not in session.claimed | session.explained]
     if len(unclaimed) <= session.in_doubt:
@@ -186,8 +186,8 @@ async def _check_scope(api: SpectronApi, selector: Selector, fact: int, read: Re
     hits = [hit.id for hit in found.hits if hit.source == "memory_chunk" and _begins(text, hit.text)]
     if found.tier == "cache" or len(hits) >= MAX_K:
         return
-    # The order matters, because other workers may send equal texts meanwhile. Whatever the answer shows was intended
-    # before it, and whatever gets its receipt after the count is then claimed.
+    # The order matters, because other workers may send equal texts meanwhile. Everything that the answer shows was
+    # intended before it, and whatever gets its receipt after the count is claimed by then.
     copies = await read(known.copies_without_passage, selector, text)
     unclaimed = set(hits) - set(await read(sending.claimed_passages, hits))
     if len(unclaimed) > copies:

@@ -23,7 +23,10 @@ class SendOutcome(Enum):
     DECIDED = "decided"
     """The ledger has a receipt, a refusal, or the fact is planned again."""
     HELD = "held"
-    """Still in doubt after all retries: nothing newer of its lane may be sent; the next run begins recovery anew."""
+    """Still in doubt after all retries.
+
+    Nothing newer of its lane may be sent, and the next run starts recovery over.
+    """
     UNDECIDABLE = "undecidable"
     """The evidence does not decide; a person has to."""
     DEFERRED = "deferred"
@@ -36,7 +39,7 @@ class SendOutcome(Enum):
 
 
 def code_of(reason: str) -> str:
-    """The first word of why something is in doubt: a status or the kind of an error. The rest may repeat a text."""
+    """The first word of the reason for a doubt: a status or the kind of an error. The rest may repeat a text."""
     return reason.split()[0].rstrip(":") if reason.strip() else ""
 
 
@@ -69,22 +72,22 @@ def _around(text: str, at: int) -> str:
 
 
 async def is_of_other_ledger(run: Run, intent: IntendedFact | IntendedBatch) -> bool:
-    """Whether it was another ledger that used a key which the server knows with other bytes.
+    """Whether another ledger must have used the key that the server knows with other bytes.
 
-    After an adoption that is known anyway; then the fact is refused, as after a send of our own.
+    After an adoption it is known that there was another ledger; then the fact is refused, as after a send of our own.
     """
     return not intent.was_sent and await run.writer.grouped(adoption.last_adopted) is None
 
 
 async def is_late(run: Run, fact: IntendedFact) -> bool:
-    """Whether a fact that the server lacks would supersede something newer if its bytes went again."""
+    """Whether a fact that the server lacks would supersede something newer if its bytes were sent again."""
     if fact.infer != "full":
         return False
     return run.everything_is_late or await run.writer.grouped(overtaken.is_late, fact.id)
 
 
 async def stop_older_ledger(run: Run, facts: Sequence[IntendedFact]) -> SendOutcome:
-    """The server knows keys that this ledger never sent, so another ledger did: end the run with exit code 2.
+    """End the run with exit code 2: the server knows keys that this ledger never sent, so another ledger did.
 
     The facts are planned again; the server stored nothing for these requests.
     """
@@ -100,7 +103,7 @@ async def stop_older_ledger(run: Run, facts: Sequence[IntendedFact]) -> SendOutc
 
 
 async def stop_wrong_session(run: Run, facts: Sequence[IntendedFact], session_id: str) -> SendOutcome:
-    """The server wrote to another session than ours: stop the scope, because its facts may be anywhere."""
+    """Stop the scope, because the server wrote to another session than ours, and facts of the scope may be anywhere."""
     reason = f"Spectron wrote to session {session_id} instead of ours"
     run.stopped_scopes[facts[0].session.selector] = reason
     return await give_up(run, facts, reason)

@@ -1,4 +1,4 @@
-"""What this process itself has begun. The ledger knows all of it, so it need not be checked."""
+"""What this process itself has begun. The ledger knows all of it, so there is no need to check it."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class OwnWork:
     sessions: set[int] = field(default_factory=set)
     """Sessions that it opened, or listed before it used them."""
     groups: set[SessionGroup] = field(default_factory=set)
-    """Groups for which it has searched the scopes, or opened a session."""
+    """Groups for which it has searched the scopes or opened a session."""
     ahead: dict[str, asyncio.Future[bool]] = field(default_factory=dict)
     """Scopes that are being registered ahead of their lanes; the result is that of `spectron.scopes.register`."""
 
     def take_ahead(self, path: str) -> asyncio.Future[bool] | None:
-        """The request that registers the scope already; None if there is none."""
+        """The request that is already registering the scope; None if there is none."""
         request = self.ahead.pop(path, None)
         return None if request is None or request.cancelled() else request
 
     def take_registered(self) -> dict[str, bool]:
-        """The scopes that were registered ahead and that no lane has asked for; whether our request created each."""
+        """The scopes that were registered ahead and no lane has asked for, and whether our request created them."""
         made = {path: each for path, each in self.ahead.items() if each.done() and not each.cancelled()}
         for path in made:
             del self.ahead[path]

@@ -23,7 +23,7 @@ class Passage(Enum):
 
     ABSENT = "absent"
     UNKNOWN = "unknown"
-    """The key may not query, or the query shows as many hits as it can, all of them equal and of other memories."""
+    """It is not known: the key may not query, or all hits that the query can show are equal and of other memories."""
     UNANSWERED = "unanswered"
 
 
@@ -40,7 +40,7 @@ async def query_words(run: Run, fact: IntendedFact, text: str) -> Recall:
 
 
 async def find_passage(run: Run, fact: IntendedFact, turn: Turn) -> str | Passage:
-    """The id of the turn's passage, if no other memory has it; looked up in the exact scopes."""
+    """The id of the turn's passage, if no other memory has it. It is looked up in the exact scopes."""
     progress = run.progress(fact.key)
     while True:
         try:
@@ -69,10 +69,10 @@ async def find_passage(run: Run, fact: IntendedFact, turn: Turn) -> str | Passag
 
 
 def _is_piece(hit: Hit, turn: Turn) -> bool:
-    """A long text is cut into several passages."""
+    """Whether a passage is a piece of the text: a long text is cut into several passages."""
     return bool(hit.text.strip()) and folded(hit.text) in folded(turn.content)
 
 
 def folded(text: str) -> str:
-    """The text in one Unicode form, without what lies between its words."""
+    """The text in one Unicode form, without anything between its words."""
     return " ".join(unicodedata.normalize("NFC", text).split())

@@ -21,15 +21,15 @@ from spectron_migrate.spectron.rows import ScopeNode, Turn
 from spectron_migrate.spectron.scopes import ancestors, listed_paths
 
 SESSIONS_ASKED = 5
-"""At most this many sessions are asked for. If all of them have ended, the server counts as another one."""
+"""The most sessions that are listed. If all of them have ended, the server counts as another one."""
 ALWAYS_ASKED = 2
 """The session of the turn that was planned last, and the newest one: several workers may write to others after it was
 opened.
 """
 SCOPES_AHEAD = 4
-"""At most this many scopes are registered while the server is marked: a run begins with so few requests in flight."""
+"""The most scopes that are registered while the server is marked. A run begins with no more requests in flight."""
 LAG_S = 8.0
-"""For this long a listing that lacks turns is asked for again; that does not count as hanging."""
+"""A listing that lacks turns is requested again for this long, which does not count as hanging."""
 
 
 async def check_server(
@@ -50,8 +50,8 @@ async def check_server(
 
     `applications_write`: applications register scopes too, which are not foreign, and may write the same texts.
     `retry_refused`: refused facts are sent as well. `ahead`: how many scopes may be registered while the server is
-    marked. Raises KeyRefused; NotLegal for scopes that others made; WrongLedger if this ledger wrote to another server,
-    or if another ledger has written to this one.
+    marked. Raises KeyRefused, NotLegal for scopes that others made, and WrongLedger if this ledger wrote to another
+    server or if another ledger has written to this one.
     """
     refuse_half_adopted(ledger)
     paths = plans.target_paths(ledger, plan, refused=retry_refused)
@@ -59,7 +59,7 @@ async def check_server(
     is_due = bool(paths) and marker.is_due(ledger, now)
     new = plans.unintended_paths(ledger, paths)
     wants_list = is_first or is_due or bool(new)
-    with (  # three reads of which none needs another
+    with (  # three reads, none of which needs another
         begun(api.me()) as asking,
         begun(_check_same_server(ledger, api)) as comparing,
         begun(_list_scopes(ledger, api, is_first=is_first, now=now, warn=warn))
@@ -78,8 +78,8 @@ async def check_server(
             _forget_other_server(ledger, api, there)
             is_first, new = _is_unlisted(ledger), plans.unintended_paths(ledger, paths)
         before = set(there)
-        with ledger.transaction(durable=False):  # on disk with the marker's number, or before the first scope
-            # Later on only targets and their ancestors matter. What was intended before is left as it is.
+        with ledger.transaction(durable=False):  # this gets on disk with the marker's number, or before the first scope
+            # Only targets and their ancestors matter later on. Earlier intents stay as they are.
             kept = before if is_first else before & {node for path in new for node in [*ancestors(path), path]}
             sessions.keep_scope_listing(ledger, sorted(kept), now)
             ledger.keep_server(api.endpoint, me.principal)
@@ -89,7 +89,7 @@ async def check_server(
         own = marker.own_work(ledger, now)
         await check_ledger_age(ledger, api, own, plan, applications_write=applications_write)
     if is_due:
-        # With batches, what is still checked after this may stop the run: extraction, and a copy of this ledger.
+        # With batches, later checks may still stop the run: of extraction, and for a copy of this ledger.
         first = known.first_paths(ledger, plan, ahead) if ahead and mapping.write != "batch" else []
         lacking = await marker.leave(ledger, api, mapping, set(paths), beside=first, now=now)
         for why in lacking:
@@ -105,7 +105,7 @@ async def check_server(
 
 
 async def check_joined(ledger: Ledger, api: SpectronApi) -> Me:
-    """The checks of a process that joins others, which have checked the scopes and marked the server.
+    """The checks of a process that joins others. These have already checked the scopes and marked the server.
 
     Returns whose key it is.
 
@@ -163,11 +163,11 @@ async def _list_scopes(
 
 
 def _forget_other_server(ledger: Ledger, api: SpectronApi, listed: Sequence[str]) -> None:
-    """Forget the scopes of another server if no session was begun there: this one is listed as if for the first time.
+    """Forget the scopes of another server if no session was begun there, so that this one is listed afresh.
 
-    For a ledger without any session id. (With one, the turns of the session identify the server; without, only the
-    ledger's own marker does.) Raises WrongLedger if sessions were begun at another endpoint, and nothing shows that
-    this is the same server.
+    For a ledger without any session id: only its own marker can identify the server. (With a session id, the turns of
+    the session do.) Raises WrongLedger if sessions were begun at another endpoint and nothing shows that this is the
+    same server.
     """
     known = ledger.migration()
     if known is None or known.endpoint in (None, api.endpoint) or shows_own_marker(ledger, listed):
@@ -185,16 +185,16 @@ def _forget_other_server(ledger: Ledger, api: SpectronApi, listed: Sequence[str]
 async def _check_same_server(ledger: Ledger, api: SpectronApi) -> None:
     """Raises WrongLedger if the server does not list our confirmed turns: continuing would write everything twice.
 
-    A session that the server no longer knows may have ended, and one whose listing hangs is left to its lane. Then up
-    to `SESSIONS_ASKED` are asked for: none may lack turns, and at least one must be listed whole. If an adoption left
-    no turn in any of them, the marker identifies the server.
+    A session that the server no longer knows may have ended, and one whose listing hangs is left to its lane. In these
+    cases up to `SESSIONS_ASKED` sessions are listed: none may lack turns, and at least one must be listed completely.
+    If an adoption left no turn in any of them, the marker identifies the server.
     """
     answers: list[_Answer] = []
     for number, (server_id, claimed) in enumerate(receipts.sessions_to_show(ledger, SESSIONS_ASKED)):
         if any(each.is_whole for each in answers):
             others = number >= ALWAYS_ASKED and all(each.is_whole for each in answers)
             if others or not claimed:
-                return  # a session without turns shows nothing, and its listing may hang
+                return  # a session without turns proves nothing, and its listing may hang
         answers.append(await _ask_session(api, server_id, claimed))
         if answers[-1].lacks:
             break
@@ -217,14 +217,14 @@ async def _check_same_server(ledger: Ledger, api: SpectronApi) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What the server shows of one of our sessions: all its turns, or else one of the flags below."""
+    """What the server shows of one of our sessions: all its turns, or one of the flags below."""
 
     any_claimed: bool
     problem: str = ""
     lacks: bool = False
-    """Claimed turns are not listed."""
+    """Whether claimed turns are not listed."""
     hangs: bool = False
-    """No listing came."""
+    """Whether no listing came."""
 
     @property
     def is_whole(self) -> bool:
@@ -248,7 +248,7 @@ async def _ask_session(api: SpectronApi, server_id: str, claimed: set[str]) -> _
     except Unreachable as error:
         return _Answer(any_claimed, error.message, hangs=True)
     except TimeoutError:
-        if listed is None:  # otherwise it did answer, and what it listed counts
+        if listed is None:  # otherwise it did answer, and its listing counts
             return _Answer(any_claimed, f"Spectron at {api.endpoint} does not list session {server_id}", hangs=True)
     lacking = claimed - (listed or set())
     if not lacking:

@@ -131,9 +131,9 @@ async def recover(run: Run, facts: Sequence[IntendedFact], why: str = "an earlie
 
 
 async def _recover_around_ended(run: Run, facts: Sequence[IntendedFact]) -> SendOutcome:
-    """Some of the facts are in a session that the server no longer knows. Decide those before it, then those in it.
+    """Decide facts, some of which are in a session that has ended: first those before it, then those in it.
 
-    Those after it were sent only if all before them were decided.
+    Facts after it were sent only if all before them were decided.
     """
     ended = next(fact.session.id for fact in facts if fact.session.id in run.unlisted_sessions)
     first = next(at for at, fact in enumerate(facts) if fact.session.id == ended)
@@ -176,7 +176,8 @@ class _Recovery:
         run, fact = self._run, self._fact
         is_overtaken = self._candidate is None and await run.writer.grouped(overtaken.is_overtaken, fact.id)
         supersedes_newer = self._candidate is None and await is_late(run, fact)
-        # Spectron keeps keys by principal: sent under another one, the same bytes would be a second write.
+        # Spectron keeps keys by principal. If the fact was sent under another one, the same bytes would be a second
+        # write.
         if self._candidate is None and (is_overtaken or supersedes_newer or fact.sent_by != run.principal):
             outcome = await self._wait_for_late_arrival(outlast_s(run))
             if outcome is not None:
@@ -204,7 +205,7 @@ class _Recovery:
                     return outcome
 
     async def _next_response(self) -> FactResult | SendOutcome:
-        """The response to a resend, or to the key question if that shows more; an outcome if neither may be sent.
+        """The response to a resend, or to the key question if that is enough; an outcome if neither may be sent.
 
         With a candidate, the bytes go again only if the server holds their key: otherwise it would store them twice.
         """
@@ -212,7 +213,7 @@ class _Recovery:
         is_valid = is_key_valid(run, fact.sent_after, fact.sent_by)
         if candidate is not None:
             await run.writer.durable(sending.note_candidate, fact.id, candidate.id)
-            # A `none` fact leaves only a turn and a passage: a resend could bring nothing but a second copy.
+            # A `none` fact leaves only a turn and a passage, so a resend could only add a second copy.
             if not is_valid or (fact.infer == "none" and is_certain(candidate, fact)):
                 return await self._by_listing()
             if not run.deferred.left_in_flight(fact.key, fact.content):
@@ -236,7 +237,7 @@ class _Recovery:
                 return await self._by_receipt(result)
             case WrongSession(session_id):  # 200, another session
                 return await stop_wrong_session(run, [fact], session_id)
-            case NotYet():  # not started: the next listing decides
+            case NotYet():  # not started, so the next listing decides
                 return None
             case NotBegun() | RetryLater() | Unanswered():  # not started, or its response may still come
                 return SendOutcome.DEFERRED
@@ -269,10 +270,12 @@ class _Recovery:
                 return await self._by_doubt(reason, finished=finished)
 
     async def _by_doubt(self, reason: str, *, finished: bool) -> SendOutcome | None:
-        """In doubt again: a turn on the server decides. Without one the same bytes go again, up to MAX_TRIES times.
+        """Still in doubt: a turn on the server decides.
 
-        After that a fact is refused only if it is poisonous: the server answers its requests with an error, and accepts
-        others.
+        Without one, the same bytes are sent again, up to MAX_TRIES times.
+
+        After that, the fact is refused only if it is poisonous: the server answers its requests with an error, but
+        accepts others.
         """
         run, fact = self._run, self._fact
         if self._candidate is not None and finished:
@@ -292,7 +295,7 @@ class _Recovery:
         return SendOutcome.DECIDED
 
     async def _by_receipt(self, receipt: Receipt) -> SendOutcome:
-        """The turn that the response names is the fact's; any other turn that no receipt claims is residue.
+        """Take the turn that the response names as the fact's. Any other turn that no receipt claims is residue.
 
         If the server changed the text, so that only its position singled the candidate out, then the response to the
         fact's own key must name the candidate.
@@ -339,7 +342,7 @@ class _Recovery:
         return SendOutcome.DECIDED
 
     async def _by_listing(self) -> SendOutcome:
-        """No response will come: the turn in the listing is the receipt, and other unclaimed turns are residue.
+        """Decide without a response: the turn in the listing is the receipt, and other unclaimed turns are residue.
 
         HELD if there is no turn.
         """
@@ -372,7 +375,7 @@ class _Recovery:
         return SendOutcome.DECIDED
 
     async def _wait_if_forgotten(self) -> SendOutcome | None:
-        """If the server may not recognise a resend: wait until the first request has arrived or certainly will not."""
+        """If the server may not recognise a resend, wait until the first request has arrived or certainly will not."""
         run, fact = self._run, self._fact
         is_valid = is_key_valid(run, fact.sent_after, fact.sent_by)
         if self._candidate is None and is_valid and await may_be_forgotten(run, fact.key):

@@ -42,34 +42,34 @@ from spectron_migrate.spectron.wire import InDoubt, NotBegun
 T = TypeVar("T")
 
 NO_CONNECTION_LIMIT_S = 60.0
-"""How long a server that accepts no connection is tried before the run gives up."""
+"""How long to try a server that accepts no connection before the run gives up."""
 THROTTLED_LIMIT_S = 900.0
 """How long 429 and 503 with `Retry-After` are obeyed: the server is up and says when to come back."""
 GIVEN_UP_FOR_S = 60.0
-"""How long a round of following leaves alone what it gave up on; rounds follow each other within seconds."""
+"""How long a round of following leaves alone what it gave up on, because rounds follow each other within seconds."""
 
 FactResult = WriteResult | NotBegun | Unanswered
-"""The result of one send of a fact. NotBegun: nothing was started, perhaps because the run stops."""
+"""The result of sending a fact once. NotBegun: nothing was started, perhaps because the run stops."""
 SentBatchResult = BatchResult | NotBegun | Unanswered
 Intent = IntendedFact | IntendedBatch | KeyQuestion
 
 
 class NotYet(NotBegun):
-    """The server did not start on a resend: the listing is read before the next try."""
+    """The server did not start on a resend. The listing is read before the next try."""
 
 
 @dataclass
 class Counters:
-    """What this run did."""
+    """Counts of what this run did."""
 
     retries: int = 0
     sessions: int = 0
     written: int = 0
     tokens: int = 0
-    """What the writes cost: as the server says, or else as estimated."""
+    """What the writes cost, as the server reports or else as estimated."""
 
     def add(self, other: Counters) -> None:
-        """Add what another run did."""
+        """Add the counts of another run."""
         self.retries += other.retries
         self.sessions += other.sessions
         self.written += other.written
@@ -110,40 +110,40 @@ class Run:
     taken_sessions: set[int] = field(default_factory=set)
     """Sessions to which a stream of this run writes; no other stream may use them."""
     registering: dict[str, asyncio.Event] = field(default_factory=dict)
-    """Paths that some lane is registering now; other lanes that need them wait."""
+    """Paths that a lane is registering now. Other lanes that need them wait."""
     spare_streams: int = 0
-    """How many streams lanes may open in addition to their first."""
+    """How many streams lanes may open in addition to their first one."""
     deferred: DeferredWork = field(default_factory=DeferredWork)
     own: OwnWork = field(default_factory=lambda: OwnWork(""))
     """What this process has begun in the ledger, in this run and earlier ones."""
     applications_write: bool = False
     """Whether applications write to the same scopes."""
     everything_is_late: bool = False
-    """Whether nothing may be sent with extraction any more: what applications have written is newer."""
+    """Whether nothing may be sent with extraction any more, because what applications have written is newer."""
     is_out_of_sends: bool = False
-    """Whether the whole allowance is reserved: then lanes are begun only to decide what is in doubt."""
+    """Whether the whole allowance is reserved. Then lanes are begun only to decide what is in doubt."""
     left_lanes: bool = False
     """Whether lanes were left because the whole allowance was reserved."""
     lanes_elsewhere: set[str] = field(default_factory=set)
     """Lanes that other processes had when this one wanted them."""
     all_may_begin: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once the first lanes need no head start any more: a memory was sent, or no lane is left."""
+    """Set once the first lanes no longer need a head start: a memory was sent, or no lane is left."""
     in_doubt: set[int] = field(default_factory=set)
     """Facts that this run found in doubt and has not decided."""
 
     # -- stopping and waiting -----------------------------------------------------------------------------
 
     def halt(self, kind: StopKind, reason: str) -> None:
-        """Let requests in flight finish and begin nothing new. The first reason is kept."""
+        """Begin nothing new, and let requests in flight finish. The first reason is kept."""
         self.brake.pull(kind, reason)
 
     def fail(self, error: MigrateError) -> None:
-        """Stop, and end with this error."""
+        """Stop, and end the run with this error."""
         self.failure = self.failure or error
         self.halt("failure", error.message)
 
     def give_up_on(self, key: str, reason: str) -> None:
-        """Give up on `key`: a replay stops, a round of following defers it and goes on."""
+        """Give up on `key`: a replay stops; a round of following defers it and goes on."""
         if self.deferred.idle_limit_s is None:
             self.halt("unreachable", reason)
         else:
@@ -170,7 +170,7 @@ class Run:
         return not self.should_stop()
 
     def defer_if_throttled(self, lane: str) -> bool:
-        """Defer the lane if the server has asked everybody to pause for longer than this run waits."""
+        """Defer the lane if the server has asked for a pause that is longer than this run waits."""
         if self.limiter.paused_s <= max(0.0, self.brake.idle_left_s()):
             return False
         self.deferred.defer(lane, self.limiter.why, until=self.clock())
@@ -187,7 +187,7 @@ class Run:
         return self.deferred.progress(key, self.clock())
 
     def others_succeed(self, progress: RecoveryProgress) -> bool:
-        """Whether the server has accepted other writes since the run began in which this one became doubtful."""
+        """Whether the server has accepted other writes since the start of the run in which this one became doubtful."""
         return self.counters.written + self.deferred.written_before > progress.written_before
 
     def count_decided(self, facts: int = 1) -> None:
@@ -212,7 +212,7 @@ class Run:
             self.reporter.event("refused", id=fact.mem0_id, status=status)
 
     def gauges(self) -> Gauges:
-        """What goes on now, for the progress line."""
+        """What is going on now, for the progress line."""
         return Gauges(self.limiter.in_flight, len(self.in_doubt), self.limiter.why)
 
     # -- limits -------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ class Run:
     async def confirm_lanes(self) -> None:
         """Return once it is certain that the lanes of this process are still its own.
 
-        Until then it must begin no request.
+        It must not begin a request before.
 
         If Postgres does not answer in time, another process may have taken them. Raises Unreachable if the connection
         is lost, and Stopping.
@@ -275,9 +275,9 @@ class Run:
         The first two rows of the recovery table are handled here: if the server did not start (429 or 503 with
         `Retry-After`, no connection), the same bytes go again after a pause, up to a limit. `patience` is given for a
         write that is in doubt already: it is sent only once, and the result is NotYet if the server did not start. Then
-        the listing is read first, because the server may have restarted. If that shows while a write waits that was
-        throttled (429, 503), it is in doubt too: the server may have stored it all the same, and no longer know its
-        key.
+        the listing is read first, because the server may have restarted. If that becomes apparent while a throttled
+        write (429, 503) waits, the write is in doubt too: the server may have stored it nevertheless, and no longer
+        know its key.
         """
         if not self.is_due(intent.key):
             return Stopping("it is deferred")
@@ -308,7 +308,7 @@ class Run:
                     return Doubt(reason)
                 continue
             if not connected:
-                self.halt("unreachable", reason)  # without a connection no lane can send
+                self.halt("unreachable", reason)  # without a connection, no lane can send
             return Stopping(reason)
 
     def _may_be_forgotten(self, intent: Intent) -> bool:
@@ -385,10 +385,10 @@ def _ask(ledger: Ledger) -> None:
 
 
 class Patience:
-    """Waits for a server that did not start on a request: longer each time, and at least as long as it asks for."""
+    """Waits for a server that did not start on a request: longer each time, and at least as long as it asked for."""
 
     def __init__(self, run: Run, key: str) -> None:
-        """Counts from now; `key` names what waits."""
+        """Time counts from now. `key` names what waits."""
         self._run = run
         self._key = key
         self._began = run.clock()

@@ -1,4 +1,4 @@
-"""Delivers lanes side by side, limited by the requests in flight. Memory use does not grow with the number of lanes."""
+"""Delivers lanes in parallel, limited by the requests in flight. Memory use does not grow with the number of lanes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from spectron_migrate.ledger.workers import SETTLE_S
 PAGE = 64
 """Lanes that one query of the ledger returns."""
 LANES_PER_REQUEST = 2
-"""How many lanes are at work for each request that may be in flight: while one lane waits for the ledger, another
-sends.
+"""How many lanes are at work for each request that may be in flight.
+
+While one lane waits for the ledger, another one sends.
 """
 
 HEAD_START_S = 1.0
-"""For this long the first lanes are alone, unless something is sent earlier. So the first memory does not wait for what
-all lanes look up.
+"""The first lanes are alone for this long, unless something is sent earlier.
+
+So the first memory does not wait for everything that all lanes look up.
 """
 ASK_AGAIN_S = 1.0
-"""How often the lanes of other processes are asked for."""
+"""How often to ask for the lanes of other processes."""
 
 
 async def deliver_lanes(run: Run) -> None:
@@ -75,7 +77,7 @@ async def _queue_lanes(run: Run, queue: asyncio.Queue[str | None], workers: int)
             await queue.put(lane)
     before, left = 0, await _queue_once(run, queue, queued={*begun, *large})
     while left and left != before:
-        # What some lanes had reserved and did not use may be sent from those that were left.
+        # Sends that some lanes had reserved and did not use are left for other lanes.
         run.is_out_of_sends = run.left_lanes = False
         before, left = left, await _queue_once(run, queue, queued=set())
     run.all_may_begin.set()
@@ -84,16 +86,16 @@ async def _queue_lanes(run: Run, queue: asyncio.Queue[str | None], workers: int)
 
 
 async def _start(run: Run) -> str | None:
-    """The lane after which this process begins; None: with the first one, whose scope it registered ahead.
+    """The lane after which this process begins; None for the first one, whose scope it registered ahead.
 
-    Those that joined begin at random lanes, so that processes rarely meet.
+    Processes that joined begin at random lanes, so that they rarely meet.
     """
     workers = run.ledger.workers
     return await run.writer.grouped(lanes.random_lane) if workers is not None and workers.joined else None
 
 
 async def _queue_once(run: Run, queue: asyncio.Queue[str | None], *, queued: set[str]) -> int:
-    """All lanes, until they are done; returns how many memories may still be sent from lanes that were left."""
+    """Deliver all lanes once; returns how many memories may still be sent from lanes that were left."""
     first = await _start(run)
     await _queue_from(run, queue, queued, after=first)
     if first is not None:
@@ -119,7 +121,7 @@ async def _queue_from(
             if lane.name in queued:
                 continue
             if run.is_out_of_sends and not lane.has_doubts:
-                await queue.join()  # what the lanes at work do not use is given back
+                await queue.join()  # lanes at work may still return sends that they do not use
                 if run.is_out_of_sends:
                     continue
             await queue.put(lane.name)
@@ -129,7 +131,7 @@ async def _queue_from(
 
 
 async def _queue_those_of_others(run: Run, queue: asyncio.Queue[str | None]) -> None:
-    """Ask again for the lanes that other processes had, until those have delivered them or are gone."""
+    """Ask again for lanes that other processes had, until those have delivered them or have ended."""
     while not run.should_stop():
         await queue.join()
         wanted, run.lanes_elsewhere = run.lanes_elsewhere, set()
@@ -143,7 +145,7 @@ async def _queue_those_of_others(run: Run, queue: asyncio.Queue[str | None]) -> 
 
 async def _work(run: Run, queue: asyncio.Queue[str | None]) -> None:
     while (lane := await queue.get()) is not None:
-        # The queue is emptied after a stop too, or `_queue_lanes` would wait on a full queue for ever.
+        # The queue is emptied even after a stop, because otherwise `_queue_lanes` would wait on a full queue for ever.
         if not run.should_stop() and not run.defer_if_throttled(lane):
             await _deliver_own(run, lane)
         queue.task_done()
@@ -160,8 +162,8 @@ async def _deliver_own(run: Run, lane: str) -> None:
         return
     try:
         if work.has_doubts:
-            # The process that left it in doubt may be cut off from the ledger, but not from the server, and not know
-            # that yet.
+            # The process that left it in doubt may be cut off from the ledger but not from the server, without knowing
+            # it yet.
             await run.pause(SETTLE_S, lane, "another process may still be sending")
         if not run.should_stop():
             await deliver_lane(run, lane, work)

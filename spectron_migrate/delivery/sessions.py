@@ -19,14 +19,13 @@ from spectron_migrate.spectron import scopes
 from spectron_migrate.spectron.wire import InDoubt, NotBegun
 
 SESSION_TRIES = 3
-"""After this many unanswered requests for one session the lane gives up: each may leave an empty orphan on the server.
-"""
+"""After this many unanswered requests for one session the lane gives up, because each may leave an empty orphan."""
 
 
 async def open_session(run: Run, lane: str, fact: PlannedFact) -> SessionRow | None:
     """An open session of the lane with room for the fact, reserved for the caller; None if there can be none now.
 
-    Then the run stops, or the scope is in `run.stopped_scopes`, or the session is deferred.
+    In that case the run stops, or the scope is in `run.stopped_scopes`, or the session is deferred.
     """
     found = await run.writer.grouped(
         sessions.open_session,
@@ -41,7 +40,7 @@ async def open_session(run: Run, lane: str, fact: PlannedFact) -> SessionRow | N
     if found is None:
         found = await _open_new(run, fact)
     elif found.id in run.taken_sessions:
-        return await open_session(run, lane, fact)  # another stream found it at the same moment
+        return await open_session(run, lane, fact)  # another stream has found it at the same moment
     if found is None:
         return None
     run.taken_sessions.add(found.id)
@@ -87,7 +86,7 @@ async def _register(run: Run, path: str) -> None:
             return
         await run.writer.durable(sessions.intend_scopes, [*scopes.ancestors(path), path], run.now())
         created = await _register_patiently(run, path)
-        # Durable with the next durable commit, which comes before the first session of the scope.
+        # This becomes durable with the next durable commit, which comes before the first session of the scope.
         run.writer.post(sessions.scope_registered, path, created_by_us=created)
     finally:
         del run.registering[path]
@@ -120,9 +119,10 @@ async def _register_patiently(run: Run, path: str) -> bool:
 
 
 async def _request_session(run: Run, fact: PlannedFact, key: str) -> SessionRow:
-    """Open a session; its id is durable before any fact uses it. If the response is lost, the session stays an orphan.
+    """Open a session; its id is durable before any fact uses it.
 
-    If the next run takes the response, the session is used, although it may have been counted as an orphan.
+    If the response is lost, the session stays an orphan. If the next run receives the response, the session is used,
+    although it may have been counted as an orphan.
     """
     patience, unanswered = Patience(run, key), 0
     metadata = {"source": "mem0", **({"mem0_run": fact.run} if fact.run else {})}
@@ -143,13 +143,13 @@ async def _request_session(run: Run, fact: PlannedFact, key: str) -> SessionRow:
                 raise
             await patience.wait(why=problem.reason)
             continue
-        except NotLegal:  # it was made, but in other scopes than those asked for
+        except NotLegal:  # it was made, but in scopes that we did not ask for
             await run.writer.durable(sessions.orphan_session, row)
             raise
         except MigrateError:
             await run.writer.grouped(sessions.session_not_made, row)
             raise
-        # On disk with the next durable commit, which is that of the first fact in it.
+        # This becomes durable with the intent of the first fact in the session.
         if not await run.writer.grouped(sessions.session_made, row, opened.id, opened.selector):
             await run.writer.durable(sessions.orphan_session, row)
             raise NotLegal(

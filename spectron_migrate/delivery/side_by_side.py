@@ -1,4 +1,4 @@
-"""Requests side by side, of which none is left behind when the others fail."""
+"""Runs requests in parallel, and leaves none behind when others fail."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ T = TypeVar("T")
 
 @contextmanager
 def begun(work: Coroutine[Any, Any, T]) -> Iterator[asyncio.Task[T]]:
-    """Begin something that goes on beside the block, and no longer."""
+    """Begin something that runs beside the block, and ends with it."""
     task = asyncio.ensure_future(work)
     try:
         yield task
     finally:
         if task.done() and not task.cancelled():
-            task.exception()  # a failure that nobody waited for any more
+            task.exception()  # a failure that nobody is waiting for any more
         task.cancel()
 
 
 def in_background(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Begin something that goes on until its event loop ends, even if nobody asks for its result."""
+    """Begin something that runs until its event loop ends, even if nobody asks for its result."""
     task = asyncio.ensure_future(work)
     task.add_done_callback(retrieve_exception)
     return task

@@ -46,7 +46,8 @@ class Feed:
         async with self._reading:
             while True:
                 if not self._page:
-                    # Few at first: many lanes begin at once, and the first memory waits for all that they read.
+                    # A few at first, because many lanes begin at once and the first memory waits for everything that
+                    # they read.
                     await self._read(4 * most if self._after else most)
                 facts = [self._page.popleft() for _ in range(min(most, len(self._page)))]
                 if self._infer == "full" or not facts:
@@ -66,7 +67,7 @@ class Feed:
         self._page.extend(found)
 
     def look_again(self) -> None:
-        """Read the ledger again: if a message was taken apart, its memories are now planned in its lane."""
+        """Read the ledger again, because if a message was taken apart, its memories are now planned in its lane."""
         self._is_over = False
 
     def give_back(self, facts: Sequence[PlannedFact]) -> None:
@@ -93,10 +94,10 @@ class Stream:
             while not run.should_stop():
                 facts = await self._feed.take(BATCH_SIZE if run.batches else INTENTS_PER_COMMIT)
                 if facts and facts[0].selector in run.stopped_scopes:
-                    return  # of `none` facts the feed gives no such
+                    return  # the feed gives no such `none` facts
                 allowed = await run.reserve_sends(len(facts))
                 self._feed.give_back(facts[allowed:])
-                # If nothing is left of the allowance, other lanes have reserved it and are sending.
+                # If nothing of the allowance is left, other lanes have reserved it and are sending.
                 if not allowed or not await send(facts[:allowed]):
                     return
         finally:
@@ -133,7 +134,7 @@ class Stream:
                 await run.writer.durable(sending.not_stored, intent.id)
             await self._plan_again([each.id for each in unsent])
             if outcome in GOES_AGAIN:
-                pass  # they are the next ones
+                pass  # these facts come next
             elif outcome in (SendOutcome.NEVER_SENT, SendOutcome.DEFERRED) or not await self._may_pass(intent.session):
                 return False
             ids = {each.id for each in unsent}
@@ -148,7 +149,7 @@ class Stream:
             return SendOutcome.NEVER_SENT
         result = await run.send(fact)
         if isinstance(result, Receipt) and await self._claim(fact, result.turn_id):
-            # Neither awaited nor durable: a lost receipt is a 200, and the same bytes bring it back.
+            # Neither awaited nor durable, because a lost receipt is a 200, and the same bytes bring it back.
             run.writer.collect(sending.receipts, (fact.id, result))
             if result.turn_id is not None:
                 run.deferred.keys.newest_held = (fact, result.turn_id)
@@ -226,7 +227,7 @@ class Stream:
         if outcome is SendOutcome.SESSION_ENDED:
             self._drop_session(batch.session)
         for part in parts:
-            # What the server did not take is sent again in smaller sets, each under a key of its own.
+            # Facts that the server did not take are sent again in smaller sets, each under a key of its own.
             if run.should_stop() or not await self._send_batches(part):
                 return False
         is_done = outcome in (SendOutcome.DECIDED, SendOutcome.SESSION_ENDED)
@@ -263,7 +264,7 @@ class Stream:
         self._claimed.pop(session.id, None)
 
     def _release_session(self, session: SessionRow) -> None:
-        """Stop using the session; another stream may."""
+        """Stop using the session, so that another stream may use it."""
         self._drop_session(session)
         self._run.taken_sessions.discard(session.id)
 
@@ -299,7 +300,7 @@ class Stream:
         return True
 
     async def _plan_again(self, facts: Sequence[int]) -> None:
-        """Intents that were certainly never sent go back to planned."""
+        """Plan again the intents that were certainly never sent."""
         await self._run.writer.durable(sending.back_to_planned, facts)
         self._run.release_sends(len(facts))
         self._release_sessions()

@@ -12,7 +12,7 @@ LETTERS_PER_TOKEN = 4
 
 
 def estimate_tokens(text: str, infer: str) -> tuple[int, int]:
-    """Tokens that one memory costs, least and most; a text longer than usual counts by its own length."""
+    """Tokens that one memory costs, least and most. A text that is longer than usual counts by its own length."""
     own = len(text) // LETTERS_PER_TOKEN
     embedding = max(EMBEDDING_TOKENS, own)
     if infer == "none":

@@ -26,7 +26,7 @@ _NOBODY = "(no user)"
 async def read_uncertainties(api: SpectronApi, ledger: Ledger, key: str | None, *, now: str) -> Uncertainties:
     """The open uncertainties about memories of the ledger; `key` is the label that holds a memory's id.
 
-    If the server does not answer, the replay has not failed: what it said is in `why`.
+    If the server does not answer, this is no failure of the replay: the reason is in `why`.
     """
     graph = Graph(api)
     count = unlabelled = 0
@@ -52,7 +52,7 @@ async def read_uncertainties(api: SpectronApi, ledger: Ledger, key: str | None, 
 async def _described(
     graph: Graph, ledger: Ledger, each: Uncertainty, memory: ReceiptRow, key: str | None
 ) -> dict[str, Json]:
-    """The uncertainty, with the memory's text and the texts of the memories whose value is valid now."""
+    """The uncertainty, with the memory's text and the texts of memories whose value is currently valid."""
     others: dict[str, Json] = {}
     if each.entity and each.key:
         async for value in graph.attributes(entity=each.entity, key=each.key):

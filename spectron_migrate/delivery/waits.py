@@ -8,16 +8,16 @@ from math import ceil
 from spectron_migrate.delivery.run import Run
 
 IN_FLIGHT_LIMIT_S = 900.0
-"""How long a request that the server is still processing is waited for."""
+"""How long to wait for a request that the server is still processing."""
 MAX_TRIES = 6
-"""Doubtful responses to the same bytes before recovery gives up for this run."""
+"""How many doubtful responses to the same bytes there may be before recovery gives up for this run."""
 LISTING_INTERVAL_S = 8.0
 LATE_ARRIVAL_S = 120.0
-"""A write counts as never arrived only after listings have shown nothing for at least this long."""
+"""A write counts as never having arrived only after listings have shown nothing for at least this long."""
 
 
 def outlast_s(run: Run) -> float:
-    """Seconds after which a request of ours can neither be on its way nor be worked on by the server."""
+    """Seconds after which one of our requests can neither be on its way nor be in work at the server."""
     return max(LATE_ARRIVAL_S, run.api.timeout_s + LISTING_INTERVAL_S)
 
 
