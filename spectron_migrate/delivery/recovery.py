@@ -176,8 +176,7 @@ class _Recovery:
         run, fact = self._run, self._fact
         is_overtaken = self._candidate is None and await run.writer.grouped(overtaken.is_overtaken, fact.id)
         supersedes_newer = self._candidate is None and await is_late(run, fact)
-        # Spectron keeps keys by principal. If the fact was sent under another one, the same bytes would be a second
-        # write.
+        # Spectron keeps keys by principal: under another one, the same bytes would be a second write.
         if self._candidate is None and (is_overtaken or supersedes_newer or fact.sent_by != run.principal):
             outcome = await self._wait_for_late_arrival(outlast_s(run))
             if outcome is not None:
@@ -270,11 +269,9 @@ class _Recovery:
                 return await self._by_doubt(reason, finished=finished)
 
     async def _by_doubt(self, reason: str, *, finished: bool) -> SendOutcome | None:
-        """Still in doubt: a turn on the server decides.
+        """Still in doubt: a turn on the server decides. Without one, the same bytes are sent again, MAX_TRIES times.
 
-        Without one, the same bytes are sent again, up to MAX_TRIES times.
-
-        After that, the fact is refused only if it is poisonous: the server answers its requests with an error, but
+        After that the fact is refused only if it is poisonous: the server answers its requests with an error, and
         accepts others.
         """
         run, fact = self._run, self._fact

@@ -79,10 +79,9 @@ class Replay:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """`dump`: None to deliver what is planned.
+        """`dump`: None to deliver what is planned. `changes` limits the run to what has changed.
 
-        `changes` limits the run to what has changed. `deferred`: what earlier rounds of this process left waiting;
-        `marker`: that of these rounds.
+        `deferred`: what earlier rounds of this process left waiting; `marker`: that of these rounds.
         """
         self._state = store_at(state)
         self._dump = dump
@@ -195,8 +194,7 @@ class Replay:
         listed = await self._read_unless_interrupted(scopes_to_look_in(self._state, api, self._marker))
         known = (self._state, ledger, self._mapping, self._marker, listed)
         learn = partial(learn_in_replay, *known, adopts=self._options.adopt, reporter=self._reporter)
-        # Before the plan, because once the cutover is complete, memories that are gone from Mem0 do not count as
-        # deleted.
+        # Before the plan: once the cutover is complete, memories that are gone from Mem0 do not count as deleted.
         learn(now=self._stamp())
         # In a thread, so that a signal is handled while a large dump is merged.
         number = await asyncio.to_thread(self._plan, ledger, context=api.context)
