@@ -95,7 +95,7 @@ FAILING: list[tuple[str, str, Evidence]] = [
     ("application", "attach it", replace(GOOD, last_reads={"web-1": "2027-11-22T09:29:59.000000Z"})),
     ("processes", "web-2/41 at", replace(GOOD, lost={"web-2/41": at(15)})),
     ("soak", "shift 100", replace(GOOD, state=replace(GOOD.state, all_read_since=None))),
-    ("soak", "less than cutover.soak", replace(GOOD, soak_s=1201)),
+    ("soak", "shorter than cutover.soak", replace(GOOD, soak_s=1201)),
 ]
 
 
