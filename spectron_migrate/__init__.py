@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Load what an application imports on first use: the command line must not pay for it."""
+    """Load what an application imports on first use, so that it does not slow down the command line."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "SpectronClient":

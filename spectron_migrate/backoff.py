@@ -1,4 +1,4 @@
-"""How long to wait before a request is tried again: one rule for all clients (pure but for the jitter)."""
+"""How long to wait before a request is tried again: one rule for all clients (pure, except for the jitter)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def backoff_s(
 ) -> float:
     """Seconds to wait after failed attempt number `attempt`, counted from 0: doubling from `first_s` to `longest_s`.
 
-    `asked_s`: what the server asked for (`Retry-After`), which is never undercut. `jitter` shortens the wait by up
-    to a half, at random, so that clients that failed together do not come back together.
+    `asked_s`: what the server asked for (`Retry-After`); the wait is never shorter. `jitter` shortens the wait by up to
+    a half, at random, so that clients that failed together do not come back together.
     """
     wait_s = min(longest_s, first_s * 2.0 ** min(attempt, 32))
     if jitter:

@@ -1,15 +1,15 @@
-"""The clock for how long something may still be believed."""
+"""The clock by which it is judged how long something may be relied on."""
 
 from __future__ import annotations
 
 import time
 
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""On macOS, which has no CLOCK_BOOTTIME, CLOCK_MONOTONIC goes on while the host sleeps."""
+"""macOS has no CLOCK_BOOTTIME, but its CLOCK_MONOTONIC counts on while the host sleeps."""
 
 
 def seconds_with_sleep() -> float:
-    """Seconds since some moment, with those during which the host was suspended; `time.monotonic` leaves them out.
+    """Seconds since some moment, including time in which the host was suspended; `time.monotonic` leaves that out.
 
     A virtual machine that was paused cannot notice it by any clock of its own.
     """

@@ -37,7 +37,7 @@ class ExitCode(IntEnum):
     meaning: str
 
     def __new__(cls, code: int, meaning: str) -> ExitCode:
-        """A code and its meaning, against which the tables of the documents are tested."""
+        """Make a code with its meaning. Tests compare the tables in the documents with it."""
         member = int.__new__(cls, code)
         member._value_ = code
         member.meaning = meaning
@@ -72,7 +72,7 @@ class MigrateError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        """Both, for an application's log."""
+        """Message and hint, for an application's log."""
         return f"{self.message} (hint: {self.hint})" if self.hint else self.message
 
 
@@ -158,7 +158,7 @@ class Interrupted(MigrateError):
     kind = "interrupted"
 
     def __init__(self, message: str, *, hint: str | None = None, sigterm: bool = False) -> None:
-        """SIGTERM and SIGINT differ only in their exit code."""
+        """`sigterm`: SIGTERM, rather than SIGINT; they differ only in the exit code."""
         super().__init__(message, hint=hint)
         if sigterm:
             self.exit_code = ExitCode.SIGTERM

@@ -1,6 +1,6 @@
-"""JSON of rows, by orjson where it gives the same as `json`, which takes several times as long.
+"""JSON of rows, by orjson if the result is the same as that of `json`, which takes several times as long.
 
-The two differ in fractions, whole numbers of more than 64 bits, half characters, and types that JSON does not have. A
+The two differ for fractions, whole numbers of more than 64 bits, half characters, and types that JSON does not have. A
 value with any of these goes to `json`.
 """
 
@@ -33,7 +33,7 @@ def loads(text: str | bytes) -> Json:
 
 
 def texts_in(text: str | bytes, names: Sequence[str]) -> dict[str, str]:
-    """The texts that an object has under these names, without empty ones: whatever else is in it, they are the same."""
+    """The texts that an object has under these names, without empty ones. Both libraries read them in the same way."""
     try:
         value = orjson.loads(text)
     except ValueError:
@@ -44,7 +44,7 @@ def texts_in(text: str | bytes, names: Sequence[str]) -> dict[str, str]:
 def canonical(value: Json) -> bytes:
     """The same text for equal values: keys sorted, no spaces, no escapes for non-ASCII characters.
 
-    Raises TypeError or ValueError for a value that JSON has no form for.
+    Raises TypeError or ValueError for a value that JSON cannot hold.
     """
     if _is_alike(value):
         try:
@@ -55,9 +55,10 @@ def canonical(value: Json) -> bytes:
 
 
 def canonical_line(row: dict[str, Json], *nested: Json) -> bytes:
-    """A line with `canonical` of a row, of whose values only `nested` are other than texts, whole numbers and nothing.
+    """The line with `canonical` of a row.
 
-    It is the fastest for a row with its names in order.
+    Only the `nested` values may be other than texts, whole numbers and nothing. It is fastest for a row with sorted
+    names.
     """
     for value in nested:
         if value and not _is_alike(value):
@@ -71,7 +72,7 @@ def canonical_line(row: dict[str, Json], *nested: Json) -> bytes:
 
 
 def _is_alike(value: Any) -> bool:
-    """Whether both libraries spell the value alike."""
+    """Whether both libraries write the value in the same way."""
     kind = value.__class__
     if kind is dict:
         value = value.values()

@@ -1,4 +1,4 @@
-"""Python's search for cyclic garbage, which somebody who reads many rows needs less often."""
+"""Runs Python's search for cyclic garbage less often, which is enough while many rows are read."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from threading import Lock
 
 _OBJECTS = 50_000
-"""Objects that are made between two searches: some megabytes. Python's own number is 700."""
+"""How many objects are made between two searches: some megabytes. Python's default is 700."""
 
 _lock = Lock()
 _inside: list[tuple[int, int, int]] = []
-"""For each block that is being run, in any thread: the numbers from before the first of them."""
+"""For each block that is running, in any thread: the thresholds from before the first of these blocks."""
 
 
 @contextmanager
 def fewer_collections() -> Iterator[None]:
-    """Search less often within the block: rows are in no cycles, and looking at them takes a twentieth of an export."""
+    """Search less often within the block: rows are in no cycles, and the search takes a twentieth of an export."""
     with _lock:
         before = _inside[0] if _inside else gc.get_threshold()
         _inside.append(before)

@@ -1,4 +1,4 @@
-"""Recognise which memory a hit of Spectron's is: by the ids in the ledger, then by text, never by score (pure).
+"""Recognises which memory a hit of Spectron is: by the ids in the ledger, then by text, never by score (pure).
 
 Spectron answers with rows of its own: passages, but also entities and attributes rendered as sentences. So a hit is
 matched in this order:
@@ -8,7 +8,7 @@ matched in this order:
 3. its text equals a memory's text, except for case, spaces and Unicode form;
 4. its text is nearly a memory's text, or a passage of one.
 
-A hit that names a turn is never, by its text, a memory whose receipt names another turn.
+A hit that names a turn is never matched by text with a memory whose receipt names another turn.
 
 A hit that is not matched is either `Ignored` for a stated reason (several memories fit, or its kind is not a memory),
 or `Unmatched`: no memory of the index has its text.
@@ -27,13 +27,16 @@ from typing import Literal
 from spectron_migrate.records import Hit, counted
 
 SIMILAR_PERCENT = 90.0
-"""Texts of at least this rapidfuzz ratio (0-100) count as the same, where their numbers are equal as well."""
+"""Texts with at least this rapidfuzz ratio (0-100) count as the same, if their numbers are equal as well."""
 
 PASSAGE_LETTERS = 40
-"""A part of a longer memory counts as that memory from this length on; shorter parts occur in many memories."""
+"""A part of a longer memory counts as that memory if it has at least this length.
+
+Shorter parts occur in many memories.
+"""
 
 CLEARLY_BETTER_PERCENT = 10.0
-"""Where several memories made one row, the best fit to its text must lead by this much."""
+"""If several memories made one row, the one that fits its text best must lead by this much."""
 
 _RENDERED = frozenset({"attribute", "entity"})
 _NOT_MEMORIES = frozenset({"chunk", "section", "action"})
@@ -59,12 +62,12 @@ class Matched:
     mem0_id: str
     by: Literal["turn", "receipt", "text", "similar"]
     also: frozenset[str] = frozenset()
-    """Other memories with the same text, where the text decided: the hit may be any of them."""
+    """Other memories with the same text, if the text decided: the hit may be any of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """The hit is not one particular memory, and why."""
+    """The hit is no particular memory, and why."""
 
     reason: str
 
@@ -78,7 +81,7 @@ HitMatch = Matched | Ignored | Unmatched
 
 
 class MemoryIndex:
-    """The memories that a query may return, those of its lens, by id and by text."""
+    """The memories that a query may return (those of its lens), by id and by text."""
 
     def __init__(self, known: Iterable[KnownMemory]) -> None:
         self._known = list(known)
@@ -114,7 +117,7 @@ def judge_hit(hit: Hit, index: MemoryIndex) -> HitMatch:
 def judge_by_name(hit: Hit, index: MemoryIndex) -> Matched | Ignored | None:
     """What `judge_hit` returns, or None if only the likeness of texts decides.
 
-    It depends on no memories but those that have an id of the hit, or its text: the others may lack in the index.
+    It depends only on memories with an id of the hit, or with its text. Others need not be in the index.
     """
     of_turn = index.owners.get(hit.turn_id or "")
     if of_turn:
@@ -133,7 +136,10 @@ def judge_by_name(hit: Hit, index: MemoryIndex) -> Matched | Ignored | None:
 
 
 def _may_be(hit: Hit, mem0_id: str, index: MemoryIndex) -> bool:
-    """Whether a hit whose turn is nobody's may be this memory: not if both name a turn, as they differ."""
+    """Whether a hit whose turn belongs to no memory may be this one.
+
+    It may not if both name a turn, because these differ.
+    """
     return hit.turn_id is None or mem0_id not in index.turns
 
 
@@ -143,7 +149,10 @@ def plain(text: str) -> str:
 
 
 def _of_owners(hit: Hit, owners: list[str], index: MemoryIndex, *, by: Literal["turn", "receipt"]) -> Matched | Ignored:
-    """A row made by one memory is that memory; one made by several is the one that clearly fits its text best."""
+    """Match a row by its owners.
+
+    A row made by one memory is that memory; one made by several is the one that clearly fits best.
+    """
     if len(owners) == 1:
         return Matched(owners[0], by)
     from rapidfuzz import fuzz
@@ -169,7 +178,7 @@ def _is_passage(text: str, whole: str) -> bool:
 
 
 def _similar(text: str, texts: Mapping[str, str]) -> set[str]:
-    """The memories most similar to the text, above the threshold; several only where they are equally similar.
+    """The memories most similar to the text, above the threshold; several only if they are equally similar.
 
     Numbers must agree: "invoice 1001" is 92 % like "invoice 1002", but another memory.
     """

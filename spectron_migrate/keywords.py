@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 
 KEYWORDS = 8
-"""Words of one search: enough to rank the memory first, few enough for a search."""
+"""How many words one search has: enough to rank the memory first, and few enough for a search."""
 
 _WORD = re.compile(r"[^\W_]+")
 _COMMON_TEXT = """
@@ -16,11 +16,11 @@ if in into is it its know me my no nor not of on or our she so tell that the the
 we were what when where which who why will with would you your user users likes like prefers wants
 """
 _COMMON = frozenset(_COMMON_TEXT.split())
-"""English words that no question is about; in other languages only frequency decides."""
+"""English words that no question is about. In other languages only frequency decides."""
 
 
 def words_of(text: str) -> list[str]:
-    """The distinct words of a text in order; in scripts without spaces a whole run of letters is one word."""
+    """The distinct words of a text, in order. In scripts without spaces a whole run of letters is one word."""
     return list(dict.fromkeys(_WORD.findall(text.casefold())))
 
 

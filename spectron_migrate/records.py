@@ -67,7 +67,7 @@ class Memory:
     text_at_source: TextAtSource = "none"
     state: State = "active"
     history_row: int | None = None
-    """Row of Mem0's history that changed the memory to this text; decides the order of equal times."""
+    """The row of Mem0's history that changed the memory to this text. It decides the order of equal times."""
     extra: Mapping[str, Json] = field(default_factory=dict)
     """All other fields that Mem0 returned, so that nothing is silently dropped."""
 
@@ -78,7 +78,7 @@ class Memory:
         return {name: value for name, value in pairs.items() if value is not None}
 
     def to_json(self) -> dict[str, Json]:
-        """As one line of `memories.jsonl`."""
+        """The form in a line of `memories.jsonl`."""
         return {
             "id": self.id,
             "memory": self.memory,
@@ -108,14 +108,14 @@ class Memory:
             try:
                 return MemoryDraft.of(_fields_of(row))
             except KeyError:
-                pass  # of another version, or of something else
+                pass  # a line of another version, or of something else
         return cls(**{**row, "categories": tuple(row.get("categories") or ())})
 
 
 class MemoryDraft:
-    """A memory whose fields are set one by one, all of them, before `finished`.
+    """A memory whose fields are all set, one by one, before `finished`.
 
-    There is one for each row of an export, and a frozen dataclass needs a call for each of its 19 fields.
+    An export makes one for each row, and a frozen dataclass would need a call for each of its 19 fields.
     """
 
     __slots__ = Memory.__slots__
@@ -142,7 +142,7 @@ class MemoryDraft:
 
     @classmethod
     def of(cls, values: tuple[Any, ...]) -> Memory:
-        """A memory of the values of all fields, in their order; the categories may be a list, or None."""
+        """A memory from the values of all fields, in order. The categories may be a list, or None."""
         made = cls()
         made.id, made.memory, made.user_id, made.agent_id, made.run_id, made.app_id, made.actor_id = values[:7]
         made.role, made.metadata, categories, made.created_at, made.updated_at, made.expiration_date = values[7:13]
@@ -151,7 +151,7 @@ class MemoryDraft:
         return made.finished()
 
     def finished(self) -> Memory:
-        """The draft itself, as a memory that nobody changes any more."""
+        """The draft itself, as a memory that is not changed any more."""
         self.__class__ = Memory  # type: ignore[assignment]
         return self  # type: ignore[return-value]
 
@@ -186,7 +186,7 @@ class Skipped:
 
 
 def reason_key(reason: str) -> str:
-    """What is counted of a reason: without the details after its colon."""
+    """The part of a reason that is counted: without the details after the colon."""
     return reason.split(":", 1)[0]
 
 
@@ -236,9 +236,9 @@ class Hit:
     source: str
     score: float = 0.0
     session_id: str | None = None
-    """The session of a passage, where the server's generation names it."""
+    """The session of a passage, if the server's generation names it."""
     turn_id: str | None = None
-    """Its turn; may be absent where the session is there."""
+    """Its turn, which may be missing even if the session is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,14 +264,14 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """What goes on in a stage at this moment, beside what is done."""
+    """What is going on in a stage at this moment, besides what is done."""
 
     in_flight: int
     """Requests without a response yet."""
     in_doubt: int
-    """Memories of which nobody knows yet whether they are stored."""
+    """Memories of which it is not known yet whether they are stored."""
     slowed: str = ""
-    """What slows the stage down; empty where nothing does."""
+    """What slows the stage down; empty if nothing does."""
 
 
 class Reporter(Protocol):
@@ -368,7 +368,7 @@ def digest(*parts: str) -> str:
 
 
 def to_bytes(text: str) -> bytes:
-    """UTF-8 for any text, also one with a lone surrogate, which SQLite and strict UTF-8 refuse."""
+    """UTF-8 for any text, even one with a lone surrogate, which SQLite and strict UTF-8 refuse."""
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -387,7 +387,7 @@ def is_unicode(text: str) -> bool:
 
 
 def same_text(left: str, right: str) -> bool:
-    """Whether two texts are equal apart from what a server may normalise: NFC and outer white space."""
+    """Whether two texts are equal, apart from what a server may normalise: NFC and outer white space."""
     if left == right:
         return True
     return unicodedata.normalize("NFC", left).strip() == unicodedata.normalize("NFC", right).strip()
@@ -397,7 +397,7 @@ def order_key(memory: Memory, scanned_at: str) -> str:
     """The order key of a memory in its lane: a text that sorts.
 
     A time in the future is capped at the start of the scan that read the row, so that one wrong clock cannot raise the
-    high-water of a lane above everything that is still to come.
+    high-water of a lane above all later memories.
     """
     text_at = min(memory.text_at, scanned_at) if memory.text_at and has_time(memory) else "0"
     return "|".join(

@@ -14,21 +14,21 @@ SHORTEST_KEY = 6
 _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
 """As `html.escape`; importing that loads the names of two thousand letters."""
 _LIKE_ASCII = "\u0130\u0131\u017f\u212a"
-"""The letters that equal an ASCII one if case is ignored (i, s, k), and are others in lower case."""
+"""Letters that equal an ASCII letter (i, s, k) if case is ignored, but whose lower case is another letter."""
 SCRUBBED = "***"
-"""Stands for the API key where a server repeats it."""
+"""Replaces the API key if a server repeats it."""
 _ESCAPED_IN_JSON = re.compile(r"\\(?:u00([2-7][0-9a-fA-F])|/)")
-"""A letter of ASCII that needs no escape, and that some servers escape all the same."""
+"""An ASCII character that needs no escape, but that some servers escape nevertheless."""
 
 
 class Scrubber:
     """Removes the API key from what a server says: some repeat the Authorization header in their errors.
 
-    Texts of memories in a response of success stay as they are, because they are compared letter by letter.
+    Texts of memories in a successful response stay as they are, because they are compared letter by letter.
     """
 
     def __init__(self, api_key: str) -> None:
-        """A key shorter than `SHORTEST_KEY` is no secret, and is part of ordinary words."""
+        """A key shorter than `SHORTEST_KEY` is not removed: it is no secret, and part of ordinary words."""
         spellings = {api_key, quote(api_key, safe=""), api_key.translate(_HTML), json.dumps(api_key)[1:-1]}
         spellings |= {api_key.encode().hex(), *_in_base64(api_key.encode())}
         words = sorted(filter(None, spellings), key=len, reverse=True)
@@ -38,12 +38,15 @@ class Scrubber:
         self._any_spelling = re.compile(_any_spelling(api_key), re.IGNORECASE) if is_secret else None
 
     def text(self, text: str, *, is_error: bool = True) -> str:
-        """`is_error`: an error is short, so it is searched for the key letter by letter."""
+        """Remove the key from a text. `is_error`: an error is short, so it is searched for the key letter by letter."""
         key = self._any_spelling if is_error else self._key if self._may_be_in(text) else None
         return key.sub(SCRUBBED, text) if key is not None else text
 
     def _may_be_in(self, text: str) -> bool:
-        """Whether the pattern of a success may match; for a large body this takes a twentieth of its time."""
+        """Whether the pattern for successful responses may match.
+
+        For a large body this takes a twentieth of the time.
+        """
         lower = text.lower()
         if any(word in lower or not word.isascii() for word in self._words):
             return True
@@ -65,7 +68,7 @@ class Scrubber:
         return raw if scrubbed == text else scrubbed.encode()
 
     def json(self, value: Json, *, keep: frozenset[str]) -> Json:
-        """Every string of a body but those of the fields `keep`."""
+        """Remove the key from every string of a body, except those of the fields in `keep`."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, list):
@@ -85,7 +88,7 @@ def _any_spelling(key: str) -> str:
 
 
 def _escapes(letter: str) -> Iterator[str]:
-    """As URLs (also escaped twice), HTML, JSON, Python and mail spell it."""
+    """The escapes of a letter in URLs (also escaped twice), HTML, JSON, Python and mail."""
     number = ord(letter)
     yield "".join(f"%(?:25)*{byte:02x}" for byte in letter.encode())
     yield "".join(f"={byte:02x}" for byte in letter.encode())
@@ -98,10 +101,10 @@ def _escapes(letter: str) -> Iterator[str]:
 
 
 def _in_base64(key: bytes) -> Iterator[str]:
-    """What stands for the key in the base64 of any text that contains it, such as a whole Authorization header.
+    """What the key looks like in the base64 of any text that contains it, such as a whole Authorization header.
 
-    Three bytes are four characters, so it depends on where the key begins; characters that also spell its neighbours
-    are left out.
+    Three bytes become four characters, so that depends on where the key begins. Characters that also encode its
+    neighbours are left out.
     """
     for before in range(3):
         for encoded in (b64encode(bytes(before) + key), urlsafe_b64encode(bytes(before) + key)):

@@ -1,4 +1,4 @@
-"""`doctor`: finds what would make a migration fail later, before anything is written, each with how to fix it.
+"""`doctor`: finds what would make a migration fail later, before anything is written, and says how to fix it.
 
 check     the result of a check
 machine   disk space, file systems, permissions, git

@@ -1,4 +1,4 @@
-"""The Postgres of a state: whether it answers, what the user may do there, its version, clock and distance."""
+"""Checks the Postgres of a state: whether it answers, what the user may do there, its version, clock and distance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TRIPS = 9
 def check_database(
     location: PostgresLocation, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
 ) -> Iterator[Check]:
-    """Check a state in Postgres; nothing is written and no schema made. `now`: with its zone."""
+    """Check a state in Postgres. Writes nothing and makes no schema. `now`: with its zone."""
     try:
         with closing(connect(location)) as database:
             check_session(database, lambda: connect(location))

@@ -1,4 +1,4 @@
-"""The machine: disk space, a local disk for the ledger, permissions, and nothing private in git."""
+"""Checks the machine: disk space, a local disk for the ledger, permissions, and nothing private in git."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from spectron_migrate.doctor.check import Check, Status
 
 LEAST_FREE = 1 << 30
-"""Bytes. Enough for a dump, a ledger and a verification of 100,000 memories."""
+"""In bytes: enough for a dump, a ledger and a verification of 100,000 memories."""
 TIMES_THE_DUMP = 3
-"""Free space wanted, in sizes of the dump: ledger and verification each hold the texts once more."""
+"""Free space wanted, as a multiple of the dump's size: ledger and verification each hold the texts once more."""
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "fuse.sshfs"})
 _GIT_TIMEOUT_S = 30
 
@@ -27,8 +27,8 @@ def check_machine(
 ) -> Iterator[Check]:
     """Check the places of the state directory and the dump, which need not exist yet.
 
-    `state` is None where it is in a database. `free`: free bytes at a path; `mounts`: mount point and type of each
-    file system.
+    `state` is None if it is in a database. `free`: free bytes at a path; `mounts`: mount point and type of each file
+    system.
     """
     yield from _check_space(state, dump, free)
     folders = [dump] if state is None else [state, dump]
@@ -97,7 +97,7 @@ def _is_tracked(path: Path) -> bool:
 
 
 def _read_mounts() -> Iterator[tuple[str, str]]:
-    """Mount point and type of every mounted file system; nothing where the kernel does not list them."""
+    """Mount point and type of every mounted file system; empty if the kernel does not list them."""
     try:
         lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Mem0: its version and its store, and what can go wrong with them."""
+"""Checks Mem0: its version and its store, and what can go wrong with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LAST_ERASING_VERSION = (1, 0, 7)
 """mem0ai up to this version erases an embedded Qdrant folder when it opens it without `on_disk: true`."""
 
 FIRST_ROWS = 20
-"""One of them has an owner, whom a question can be about."""
+"""How many rows are read, to find one with an owner that a question can be about."""
 
 _SAVED_ANSWERS = "(dual-verify needs it; --mem0-results takes answers that were saved elsewhere)"
 _NAME_THE_SOURCE = (
@@ -27,7 +27,7 @@ _NAME_THE_SOURCE = (
 def check_mem0(section: Mapping[str, Any] | None, *, version: str | None, now: datetime) -> Iterator[Check]:
     """Open the source as an export would, count its rows, read the first ones, and ask Mem0 a question about one.
 
-    Nothing of it is changed: Mem0 is asked on a copy that has that one memory.
+    Nothing in it is changed: the question goes to Mem0 on a copy with that one memory.
 
     `section`: `mem0` of the settings; `version`: of the installed mem0ai, None if it is not installed.
     """
@@ -47,7 +47,7 @@ def check_mem0(section: Mapping[str, Any] | None, *, version: str | None, now: d
 
 
 def _check_search(section: Mapping[str, Any], memory: Memory) -> Iterator[Check]:
-    """Ask Mem0 one real question, about one memory: does the embedder that dual-verify needs answer?"""
+    """Ask Mem0 one real question, about one memory, to see whether the embedder that dual-verify needs answers."""
     from spectron_migrate.files.scratch import Scratch
     from spectron_migrate.mem0.dump_search import open_dump_search
     from spectron_migrate.mem0.open import read_mem0_config
@@ -101,7 +101,7 @@ def _check_readable(section: Mapping[str, Any], now: datetime, first: list[Memor
 
 
 def _check_version(section: Mapping[str, Any], version: str | None) -> Check:
-    """Warn of versions of mem0ai that erase the store they open."""
+    """Warn of versions of mem0ai that erase the store that they open."""
     from spectron_migrate.mem0.open import read_mem0_config
     from spectron_migrate.mem0.stores.config_spellings import TYPESCRIPT
     from spectron_migrate.mem0.stores.oss_config import vector_store

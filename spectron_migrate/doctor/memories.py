@@ -1,4 +1,4 @@
-"""The dump with the mapping: unmapped memories, filters that cannot be answered, guessed times, expiry."""
+"""Checks the dump with the mapping: unmapped memories, filters that cannot be answered, guessed times, expiry."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from spectron_migrate.mapping.unmapped import UnmappedMemories
 from spectron_migrate.records import Memory, Placement, counted, has_time
 
 MOST_GUESSED = 0.05
-"""A larger share of guessed times is worth a warning."""
+"""A larger share of guessed times causes a warning."""
 MOST_PATHS = 100_000
-"""How many scopes are remembered for the checks of grants; a dump with more is checked for these alone."""
+"""How many scopes are remembered for the check of grants. If a dump has more, only these are checked."""
 _FILTERS = (("user_id",), ("user_id", "agent_id"), ("agent_id",), ("app_id",), ("run_id",))
 """The filters that applications search by. `run_id` alone counts only if a memory has no other owner."""
 
@@ -41,7 +41,7 @@ class DumpSurvey:
     paths: set[str] = field(default_factory=set)
     """Scopes that would be written to."""
     filters: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
-    """An example of each filter that finds a memory of this dump: its id names -> ids by name."""
+    """An example of each filter that finds a memory of this dump: names of its ids -> ids by name."""
 
     def add(self, memory: Memory, mapping: ScopeMapping, now: str) -> None:
         """Count a memory; `now` as `format_time` gives it."""

@@ -1,8 +1,8 @@
-"""The probe: try on a real Spectron what its documentation leaves open, with a few memories in a scope of its own.
+"""The probe: tests on a real Spectron what its documentation leaves open, with a few memories in a scope of its own.
 
-Most assumptions cost only time if they do not hold. The guarantees of the migration depend on those that are
-`needed`: do not migrate to a server that breaks one before somebody has looked at it. Everything that the probe wrote
-is erased at the end, also after a failure. What a killed probe left is erased by the next one.
+If most assumptions do not hold, that only costs time. The guarantees of the migration depend on those that are
+`needed`: do not migrate to a server that breaks one of these before somebody has looked into it. Everything that the
+probe wrote is erased at the end, also after a failure. What a killed probe left is erased by the next one.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from spectron_migrate.spectron.grants import Me, require_grant
 from spectron_migrate.spectron.wire import InDoubt, NotBegun
 
 UNFINISHED = "scope of a probe that has not ended"
-"""The question under which the ledger keeps the scope of a running probe; older versions wrote it too."""
+"""The question under which the ledger keeps the scope of a running probe. Older versions used it too."""
 VERBS = ("scope:create", "memory:write", "memory:read", "memory:forget")
 
 
 @dataclass
 class Probe:
-    """One run of the probe; its answers are kept in the ledger."""
+    """One run of the probe. Its answers are kept in the ledger."""
 
     api: SpectronApi
     ledger: Ledger

@@ -1,4 +1,4 @@
-"""The questions of a probe: what a Spectron does where its documentation leaves it open, beside what is assumed.
+"""The questions of a probe: what a Spectron does if its documentation leaves it open, compared with what is assumed.
 
 To add a question, add a method and list it in `ProbeQuestions.all`. The wording of a question is its key in the
 ledger: reword it only if the old answer may be forgotten.
@@ -39,7 +39,7 @@ class ProbeFinding:
     needed: bool = False
     """True if the guarantees of the migration depend on it."""
     meaning: str = ""
-    """If it does not fit: what follows from that."""
+    """What follows if it does not fit."""
 
     def to_json(self) -> dict[str, Json]:
         """For `--json`."""
@@ -48,7 +48,7 @@ class ProbeFinding:
 
 @dataclass
 class ProbeQuestions:
-    """All questions, asked in order: later ones use what earlier ones wrote."""
+    """All questions, asked in order, because later ones use what earlier ones wrote."""
 
     scope: ProbeScope
     clock: Callable[[], float] = time.monotonic

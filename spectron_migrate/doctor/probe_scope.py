@@ -20,7 +20,7 @@ ROOT = "migration-probe"
 MOST_TRIES = 8
 """How often a request is made to a server that is busy."""
 _CHILD_MARKS = {"node": "lantern", "a": "amber kite", "b": "a drum"}
-"""A word in each text that was written to the probe's node itself and to its children a and b."""
+"""A word in each of the texts that were written to the probe's node itself and to its children a and b."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""All checks, one after the other. A check that cannot be made is reported, and the others go on."""
+"""Runs all checks, one after the other. A check that cannot be made is reported, and the others go on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def run_doctor(
     now: datetime,
     reporter: Reporter,
 ) -> Diagnosis:
-    """Check everything that a migration needs; nothing is written anywhere.
+    """Check everything that a migration needs. Writes nothing anywhere.
 
     `mem0` returns the section of the settings that names the source, None if there is none. `mem0` and `api` may
     raise MigrateError if settings are missing, which becomes a failed check.

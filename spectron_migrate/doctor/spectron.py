@@ -1,4 +1,4 @@
-"""Spectron: does it answer, may the key do what a replay needs, is its clock right, are the scopes free."""
+"""Checks Spectron: whether it answers, what the key may do, its clock, and whether the scopes are free."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one word for what became of a memory, from all that is known of it (pure)."""
+"""Finds the one word for what became of a memory, from everything that is known about it (pure)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def fate_of(
     is_pending: bool,
     found: Mapping[str, Json] | None,
 ) -> Fate:
-    """`mapped`: where the mapping puts it now, or why nowhere; `found`: what Spectron has of it now, if asked."""
+    """`mapped`: where the mapping puts the memory now, or why nowhere.
+
+    `found`: what Spectron has of it now, if asked.
+    """
     if not versions:
         return _unplanned(mapped)
     if is_pending:

@@ -1,4 +1,4 @@
-"""What Spectron has of one memory now: turn, passages, facts, what superseded them, and what a search finds."""
+"""Reads what Spectron has of one memory now: turn, passages, facts, what superseded these, and what a search finds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spectron_migrate.spectron.api import MAX_K, SpectronApi, UnknownSession
 from spectron_migrate.spectron.graph import EntityValue, Graph
 
 MOST_ENTITIES = 20_000
-"""Entities of the context that are looked through for those of the memory."""
+"""How many entities of the context are searched for those of the memory."""
 QUERY_LETTERS = 300
 SHOWN = 5
 SOURCE = "spectron-migrate explain"
@@ -23,7 +23,7 @@ SOURCE = "spectron-migrate explain"
 async def read_spectron(
     api: SpectronApi, ledger: Ledger | None, mem0_id: str, version: VersionStory, key: str | None
 ) -> dict[str, Json]:
-    """Everything about one stored version; raises MigrateError where the server does not answer."""
+    """Everything about one stored version; raises MigrateError if the server does not answer."""
     text = version.text or ""
     turn = await _turn(api, version)
     recall = await api.query(
@@ -72,7 +72,7 @@ async def search_spectron(
 
 
 async def _turn(api: SpectronApi, version: VersionStory) -> str:
-    """`as sent`, `altered`, `missing`, or `unknown` where no receipt names a turn."""
+    """`as sent`, `altered`, `missing`, or `unknown` if no receipt names a turn."""
     if version.session is None or version.turn is None:
         return "unknown"
     try:

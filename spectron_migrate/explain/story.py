@@ -29,7 +29,7 @@ SearchMem0 = Callable[[str, Memory, int], list[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where to look; what is None is not looked at, and the page says so."""
+    """Where to look. A source that is None is not read, and the page says so."""
 
     dump: Dump | None
     ledger: Ledger | None
@@ -39,7 +39,7 @@ class Sources:
 
 
 async def explain_memory(sources: Sources, mem0_id: str) -> dict[str, Json]:
-    """One page about one memory; raises nothing for a system that does not answer: the page says it."""
+    """One page about one memory. If a system does not answer, the page says so; nothing is raised."""
     in_dump = next((each for each in sources.dump.memories() if each.id == mem0_id), None) if sources.dump else None
     ledger = sources.ledger
     known = memory_row(ledger, mem0_id) if ledger is not None else None
@@ -109,7 +109,7 @@ def _by_ledger(sources: Sources, mem0_id: str) -> Memory | None:
 def _fate_by_ledger(
     sources: Sources, mem0_id: str, in_dump: Memory | None
 ) -> tuple[Fate, Placement | Skipped | str | None]:
-    """Without asking Spectron: neither superseded nor altered is known."""
+    """The fate without asking Spectron, so that neither superseded nor altered is known."""
     ledger = sources.ledger
     memory = in_dump or _by_ledger(sources, mem0_id)
     mapped = sources.mapping.map_memory(memory) if memory is not None else None
@@ -163,7 +163,7 @@ async def _in_spectron(sources: Sources, memory: Memory, mem0_id: str) -> dict[s
 
 
 def _history(dump: Dump | None, mem0_id: str) -> list[dict[str, Json]]:
-    """What Mem0's own history says of it, if it was exported."""
+    """What Mem0's own history says about it, if it was exported."""
     rows: list[dict[str, Json]] = []
     with suppress(OSError):
         for row in dump.history() if dump is not None else ():

@@ -19,7 +19,7 @@ from spectron_migrate.records import Json, Memory, Reporter
 from spectron_migrate.settings import load_settings
 
 MOST_ROWS_READ = 20_000
-"""Most rows that are read: more would take long and change little."""
+"""The most rows that are read: more would take long and change little."""
 CONFIG_NAMES = ("mem0.yaml", "mem0.yml", "mem0.json", "config.yaml", "config.yml", "config.json")
 RAW_NAMES = ("get_all*.json", "mem0*.jsonl", "memories*.json")
 MAPPING = "mapping.yaml"
@@ -44,7 +44,7 @@ class Discovery:
     unread: str = ""
     """Why the memories were not read."""
     unset: tuple[str, ...] = ()
-    """Those of the variables that are not set."""
+    """Which of these variables are not set."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def run_init(
 
 
 def _named_in(settings_file: Path, env: Mapping[str, str]) -> Discovery:
-    """What a settings file that exists already names; raises InputError where it does not load."""
+    """What an existing settings file names; raises InputError if it does not load."""
     settings = load_settings(settings_file, env=env, overrides={})
     section: dict[str, Any] | None = None
     match settings.mem0:
@@ -149,7 +149,7 @@ def discover(folder: Path, *, mem0_config: str | None, env: Mapping[str, str]) -
 
 
 def count_owners(found: Discovery, folder: Path, *, now: datetime, reporter: Reporter) -> Discovery:
-    """Add the owners of the memories if these can be read at no cost; otherwise add why not."""
+    """Add the owners of the memories if these can be read at no cost; otherwise add the reason why not."""
     if found.mem0 is None:
         return found
     if not {"oss", "files"} & set(found.mem0):
@@ -171,7 +171,7 @@ def count_owners(found: Discovery, folder: Path, *, now: datetime, reporter: Rep
 
 
 def _from(folder: Path, mem0: Mapping[str, Any]) -> dict[str, Any]:
-    """The section with its paths resolved from `folder`, to which those in the settings are relative."""
+    """The section, with its paths resolved from `folder`, which paths in the settings are relative to."""
     if "files" in mem0:
         return {"files": [str(folder / pattern) for pattern in mem0["files"]]}
     config = mem0["oss"]["config"]

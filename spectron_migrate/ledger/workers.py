@@ -56,7 +56,7 @@ class Workers:
     def try_join(self) -> bool:
         """Become the only writer, or join those at work; False while another process plans.
 
-        Raises LedgerLocked where another command writes the ledger. Other processes wait until `let_others_join`.
+        Raises LedgerLocked if another command writes the ledger. Other processes wait until `let_others_join`.
         """
         database = self._database
         if not session_locks.try_lock(database, _PLANNER):

@@ -1,8 +1,8 @@
-"""Finds, when a mapping is loaded, whether two ids could share a scope; the data are not needed for it.
+"""Finds out, when a mapping is loaded, whether two ids could share a scope. This does not need the data.
 
-A path belongs to an id from the level on where the id's segment stands: that node and everything below it are the
-id's own. So a mapping is refused where a path of any rule can reach such a node without containing the same id in the
-same way. For example `user/{user_id}` and `user/{agent_id}`: the user `x` and the agent `x` would share `user/x`.
+A path belongs to an id from the level on where the id's segment stands: that node and everything below it are the id's
+own. So a mapping is refused if a path of any rule can reach such a node without containing the same id in the same way.
+For example `user/{user_id}` and `user/{agent_id}`: the user `x` and the agent `x` would share `user/x`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _can_reach(rule: Rule, path: PathTemplate, other: Rule, other_path: PathTemp
 
 
 def _may_be_equal(rule: Rule, part: SegmentTemplate, other: Rule, other_part: SegmentTemplate) -> bool:
-    """Whether two templates could fill a level with one segment; True where that cannot be excluded."""
+    """Whether two templates could fill a level with the same segment; True if that cannot be excluded."""
     if isinstance(other_part, Constant):
         return _may_be_text(rule, part, other_part.text)
     if isinstance(part, Constant):

@@ -108,7 +108,7 @@ class Capture:
         return self.split(value) is not None
 
     def split(self, value: object) -> tuple[str, ...] | None:
-        """The captured parts, each but the last as short as possible; None where the value does not match."""
+        """The captured parts, each but the last as short as possible; None if the value does not match."""
         text = scalar_text(value)
         first, *inner, last = self.between
         if text is None or not text.startswith(first):
@@ -130,7 +130,7 @@ Condition = Present | Exact | Boolean | Glob | Comparison | Capture
 
 
 def parse_condition(value: str | float | bool | None, raw: str) -> Condition:
-    """The condition for a value in `when`; raises ValueError with the reason for a value that is none."""
+    """The condition for a value in `when`; raises ValueError with the reason if the value is invalid."""
     if isinstance(value, bool):
         return Boolean(value)
     if isinstance(value, int | float):

@@ -1,8 +1,8 @@
 """Labels of a mapping: which `key=value` each memory is written with (pure).
 
 From API 0.3.0 on Spectron stamps them on every row that a write makes, so that `mem0_id: "{id}"` tells later which
-memory an attribute or a relation is from. It takes few labels and publishes neither their number nor their length, so
-both are bounded here; what does not fit is left out and counted.
+memory an attribute or a relation is from. It accepts few labels, and publishes neither how many nor how long they may
+be. So both are limited here, and labels that do not fit are left out and counted.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from spectron_migrate.mapping.segments import scalar_text
 from spectron_migrate.records import is_unicode
 
 MOST_LABELS = 3
-"""Of one memory. A label with the memory's id is among them, wherever it stands in the mapping."""
+"""The most labels of one memory.
+
+A label with the memory's id is always among them, wherever it stands in the mapping.
+"""
 MOST_LETTERS = 256
-"""Of the value of one label."""
+"""The most characters of the value of one label."""
 ID = "id"
 
 

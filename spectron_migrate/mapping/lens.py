@@ -52,13 +52,13 @@ class Lens:
 def covers(lens: Selector, target: Selector) -> bool:
     """Whether a search with this lens can show a memory that was written to the selector `target`.
 
-    It can if some clause of the lens covers the memory, that is, if each pattern of the clause matches some path of
-    the memory, whichever clause of the target the path is in (grants limit reading further). `a/b` matches that node
-    only; `a/b/*` matches the nodes below it, but not the node itself, which is unpublished and never relied on;
-    `/*` and `*` match every node.
+    It can if any clause of the lens covers the memory, that is, if each pattern of the clause matches some path of the
+    memory, in whichever clause of the target (grants limit reading further). `a/b` matches that node only; `a/b/*`
+    matches the nodes below it, but not the node itself, which is unpublished and never relied on; `/*` and `*` match
+    every node.
 
     An empty target is in no scope and covered by no lens. An empty lens covers nothing here, although a server would
-    take it for everything: none is ever sent.
+    take it for everything; no empty lens is ever sent.
 
     >>> covers((("user/bob",), ("user/bob/*",)), (("user/bob/agent/cook",),))
     True
@@ -101,7 +101,7 @@ def _may_take(rule: Rule, ids: Mapping[str, str]) -> bool:
 
 
 def _takes_all_before(early: Rule, rule: Rule, ids: Mapping[str, str]) -> bool:
-    """Whether every memory with these ids that `rule` could take is taken by the rule `early` before it."""
+    """Whether the earlier rule `early` takes every memory with these ids that `rule` could take."""
     if early.state != rule.state:
         return False
     return all(
@@ -128,7 +128,7 @@ class _LensBuilder:
         self.nodes: dict[str, bool] = {}
         """Node -> whether everything below it belongs to the filter too."""
         self.clauses: dict[Clause, Rule] = {}
-        """Clauses that are shared on purpose and read without what is below them -> the rule that shares them."""
+        """Clauses that are shared on purpose, and read without anything below them -> the rule that shares them."""
 
     def add(self, rule: Rule) -> None:
         """Cover what `rule` writes for the filter, or raise NotServable."""
@@ -140,7 +140,7 @@ class _LensBuilder:
         owned = [path for path in rule.paths if path.depth_of(self.owner) is not None]
         lookups = [part for path in rule.paths for _, part in path.levels if isinstance(part, LookupSegment)]
         if any(part.field in known and part.fill(known[part.field]) is None for part in lookups):
-            return  # The table has no row for the id: the rule can write no such memory.
+            return  # The table has no row for the id, so the rule can write no such memory.
         if any(self.add_node(path, known) for path in owned):
             return
         if owned:
@@ -153,7 +153,7 @@ class _LensBuilder:
         raise self.refusal(rule, f"shares them below fields that the filter does not name: {rule.paths[0]}")
 
     def add_node(self, path: PathTemplate, known: Mapping[str, str]) -> bool:
-        """Cover the path as deep as the known fields fill it; False where that does not reach the owner's level."""
+        """Cover the path as deep as the known fields fill it; False if that does not reach the owner's level."""
         levels = path.fill(known)
         depths = {field: path.depth_of(field) for field in self.ids}
         owner_depth = depths[self.owner] or 0
@@ -163,14 +163,14 @@ class _LensBuilder:
         if len(filled) == len(self.ids):
             self.nodes["/".join(levels[: max(filled)])] = True
         else:
-            # The filter names more than the node does, so memories of others can be below it: the subtree is read
-            # only if the rule writes there.
+            # The filter names more than the node does, so memories of others can be below it. The subtree is read only
+            # if the rule writes there.
             node = "/".join(levels)
             self.nodes[node] = self.nodes.get(node, False) or len(levels) < len(path.levels)
         return True
 
     def refuse_leaks(self, rules: Iterable[Rule]) -> None:
-        """Raise NotServable where a shared node would show what another rule writes for readers of several nodes."""
+        """Raise NotServable if a shared node would show what another rule writes for readers of several nodes."""
         for rule, (shared, sharer) in product(rules, self.clauses.items()):
             for clause in rule.clauses:
                 if len(clause) > 1 and self.shows(shared, rule) and not self.reads_all(clause):

@@ -11,9 +11,9 @@ from spectron_migrate.settings.strict_yaml import Problems, shown
 
 
 def read_lookup_table(folder: Path, file: str, key: str, value: str, where: str, problems: Problems) -> LookupTable:
-    """The table of a CSV file with the columns `key` and `value`; what is wrong with it goes into `problems`.
+    """The table of a CSV file with the columns `key` and `value`.
 
-    `where` is the line of the mapping that names the file.
+    Problems with it go into `problems`. `where` is the line of the mapping that names the file.
     """
     try:
         text = (folder / file).read_bytes().decode("utf-8-sig")

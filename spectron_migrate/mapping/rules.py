@@ -51,7 +51,7 @@ class FieldSegment:
 
 @dataclass(frozen=True, slots=True)
 class CapturedSegment:
-    """`{org}` where the rule says `when: {user_id: "{org}:{user}"}`: a part of a field."""
+    """`{org}` if the rule says `when: {user_id: "{org}:{user}"}`: a part of a field."""
 
     field: str
     capture: Capture
@@ -83,13 +83,13 @@ class LookupTable:
 
 @dataclass(frozen=True, slots=True)
 class LookupSegment:
-    """`{org}` where the rule says `lookup: {file: orgs.csv, key: user_id, value: org}`."""
+    """`{org}` if the rule says `lookup: {file: orgs.csv, key: user_id, value: org}`."""
 
     field: str
     lookup: LookupTable
 
     def fill(self, value: object) -> str | None:
-        """The segment of the table's value; None where the table has no row for the field's value."""
+        """The segment of the table's value; None if the table has no row for the field's value."""
         text = scalar_text(value)
         found = None if text is None else self.lookup.table.get(text)
         return None if found is None else segment(found)
@@ -99,9 +99,9 @@ class LookupSegment:
 
 
 SegmentTemplate = Constant | FieldSegment | CapturedSegment | LookupSegment
-"""What fills one segment of a path. It depends on at most one field of the memory, named by `field`.
+"""What fills one segment of a path.
 
-`str` gives each as it is written in a template.
+It depends on at most one field of the memory, named by `field`. `str` returns it as written in a template.
 """
 
 
@@ -133,7 +133,7 @@ class PathTemplate:
         return "/".join(names)
 
     def depth_of(self, field: str) -> int | None:
-        """The number of levels after which the path belongs to one value of `field` alone; None where it never does.
+        """The number of levels after which the path belongs to one value of `field` alone; None if it never does.
 
         That is the level of the field's own segment, or of the last part of a capture whose parts are all used:
         `org/{org}/user/{user}` with `user_id: "{org}:{user}"` has the depth 2.
@@ -172,7 +172,7 @@ class Rule:
     """How messages name it, with file and line."""
     when: tuple[tuple[str, Condition], ...]
     state: State
-    """The state of the memories that it takes: active, unless `when` names another one."""
+    """The state of the memories that it takes: active, unless `when` names another state."""
     clauses: tuple[tuple[PathTemplate, ...], ...]
     """Templates of a selector; empty in a rule that skips."""
     skip: str | None
@@ -210,7 +210,7 @@ class Rule:
 
     @cached_property
     def user_depths(self) -> tuple[int, ...]:
-        """For each path of the only clause, after how many levels it belongs to one user; 0 where it never does.
+        """For each path of the only clause, after how many levels it belongs to one user; 0 if it never does.
 
         Empty if there are several clauses.
         """
@@ -271,7 +271,7 @@ def _reason_unfilled(template: SegmentTemplate) -> str:
 
 
 def field_value(memory: Memory, field: str) -> object:
-    """A field of a memory, None where it has none; `metadata.a.b` reads nested objects."""
+    """A field of a memory; None if it has none. `metadata.a.b` reads nested objects."""
     if not field.startswith(METADATA):
         return getattr(memory, field, None)
     value: object = memory.metadata

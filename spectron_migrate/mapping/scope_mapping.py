@@ -1,4 +1,4 @@
-"""The mapping as its users see it: a memory to its scope, session and lane; a Mem0 filter to its lens."""
+"""The mapping as a whole: from a memory to its scope, session and lane; from a Mem0 filter to its lens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_UNICODE = "contains a lone surrogate (half a character), which no server acc
 
 @dataclass(frozen=True, slots=True)
 class Unmapped:
-    """A memory that no rule can map, with `unmapped: refuse`: nothing is written while there is one."""
+    """A memory that no rule can map, with `unmapped: refuse`. Nothing is written as long as there is one."""
 
     id: str
     why: str
@@ -36,11 +36,11 @@ class ScopeMapping:
     session_size: int
     """The most memories in one Spectron session."""
     infer: Infer
-    """For rules without `infer`."""
+    """The default for rules without `infer`."""
     write: Literal["facts", "batch"]
     unmapped: Literal["refuse", "skip"]
     text_at: TextAt = "auto"
-    """Which time of a memory is that of its text."""
+    """Which time of a memory counts as that of its text."""
 
     @property
     def digest(self) -> str:
@@ -52,23 +52,23 @@ class ScopeMapping:
 
     @property
     def rules_digest(self) -> str:
-        """As `digest`, but without the rows of lookup tables, which may grow."""
+        """Like `digest`, but without the rows of lookup tables, which may grow."""
         rules = [{**rule.to_json(), "tables": []} for rule in self.rules]
         return digest("rules 1", canonical_json([self.session_by, self.write, self.unmapped, self.text_at, rules]))
 
     @property
     def id_label(self) -> str | None:
-        """The key of the label that holds a memory's id, by which Spectron's rows are traced; None without one."""
+        """The key of the label that holds a memory's id, by which Spectron's rows are traced; None if there is none."""
         keys = [each.key for rule in self.rules for each in rule.labels if each.field == ID]
         return keys[0] if keys and self.write == "facts" else None
 
     @property
     def constant_prefixes(self) -> tuple[str, ...]:
-        """What the paths of the rules begin with, whatever memory they are filled with: `user`, `agent`, …."""
+        """What the paths of the rules begin with, whichever memory fills them: `user`, `agent`, …."""
         return tuple(dict.fromkeys(path.constant_prefix for rule in self.rules for path in rule.paths))
 
     def map_memory(self, memory: Memory) -> Placement | Skipped | Unmapped:
-        """Where and how a memory is written; the first rule that takes it decides. Raises nothing.
+        """Where and how a memory is written. The first rule that takes it decides. Raises nothing.
 
         A memory without a text that a server accepts is skipped, whatever the rules say. With the built-in rules, a
         memory of the user `Bob` and the run `r1` gets the selector `(("user/x---42ob",),)`, that path as its lane,
@@ -118,9 +118,9 @@ class ScopeMapping:
         """The lens for a Mem0 filter, by the lens law (`mapping.lens`).
 
         A filter by a user, or by a user and an agent, reads that node, everything below it, and each constant node
-        (`org/acme`) to which a rule can write such memories. A run in addition to other ids does not change the lens:
-        `run_filter` selects the hits. Raises NotServable, naming the rule to change, where the rules could
-        write a matching memory to a scope that the filter does not determine.
+        (`org/acme`) to which a rule can write such memories. A run in addition to other ids does not change the lens;
+        `run_filter` selects the hits. Raises NotServable, naming the rule to change, if the rules could write a
+        matching memory to a scope that the filter does not determine.
         """
         given = {"user_id": user_id, "agent_id": agent_id, "app_id": app_id, "run_id": run_id}
         return lens_for(self.rules, {field: value for field, value in given.items() if value is not None})
@@ -128,13 +128,13 @@ class ScopeMapping:
 
 @lru_cache(maxsize=10_000)
 def _canonical(filled: Selector) -> Selector:
-    """Selectors with the same meaning in one spelling: memories of one scope then share its lane and sessions."""
+    """One spelling for selectors with the same meaning, so that memories of one scope share its lane and sessions."""
     return tuple(sorted({tuple(sorted(set(clause))) for clause in filled}))
 
 
 @lru_cache(maxsize=10_000)
 def _lane(user_depths: tuple[int, ...], filled: Selector) -> str:
-    """The lane, in which facts keep their order: the user's node, else the whole path, else the whole selector."""
+    """The lane in which facts keep their order: the user's node, else the whole path, else the whole selector."""
     users = ["/".join(filled[0][at].split("/")[: 2 * deep]) for at, deep in enumerate(user_depths) if deep]
     if users:
         return min(users)

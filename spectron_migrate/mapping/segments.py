@@ -1,4 +1,4 @@
-"""Ids to scope segments: pure and total, and two ids never have one segment."""
+"""Turns ids into scope segments. Pure and total; two ids never have the same segment."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from functools import lru_cache
 LONGEST = 64
 ESCAPED = "x--"
 HASHED = "x---h"
-"""No other escape begins like this: after `x--` comes a kept character, or `-` and a hexadecimal digit."""
+"""The start of a hashed segment.
+
+No other escape begins like this: after `x--` comes a kept character, or `-` and a hexadecimal digit.
+"""
 MARKER = "x---m"
-"""How the scope of a run's marker begins; for the same reason no id becomes such a segment."""
+"""How the scope of a run's marker begins. For the same reason, no id becomes such a segment."""
 
 _LEGAL = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _KEPT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._")
@@ -20,7 +23,7 @@ _SPELLED = tuple(chr(byte) if byte in _KEPT else f"-{byte:02x}" for byte in rang
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text is its own segment, and so the segment of no other text."""
+    """Whether a text is its own segment, and therefore the segment of no other text."""
     return len(text) <= LONGEST and _LEGAL.fullmatch(text) is not None and not text.startswith(ESCAPED)
 
 
@@ -47,7 +50,7 @@ def segment(value: str) -> str:
 
 
 def scalar_text(value: object) -> str | None:
-    """A value of a memory as the text that conditions and templates use; None for a list, an object or nothing.
+    """A value of a memory, as the text that conditions and templates use; None for a list, an object or nothing.
 
     A number is its decimal string, a boolean `true` or `false`.
     """

@@ -1,4 +1,4 @@
-"""Which of a memory's times says when its text came to be, by the mapping's `text_at`. Pure."""
+"""Chooses which of a memory's times says when its text came to be, by the mapping's `text_at`. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ TEXT_AT: tuple[TextAt, ...] = ("auto", "history", "updated_at", "created_at")
 
 
 def with_text_at(memory: Memory, setting: TextAt, *, imported: bool) -> Memory:
-    """The memory with the time that the setting names; the other time where it has none of that name.
+    """The memory with the time that the setting names, or with the other time if it has none of that name.
 
-    `auto` takes the history's, else a later `updated_at`, but `created_at` if all memories were `imported` at once.
-    `history` takes the history's, and `created_at` where the history does not know the text.
+    `auto` takes the history's time, else a later `updated_at`, but `created_at` if all memories were `imported` at
+    once. `history` takes the history's time, or `created_at` if the history does not know the text.
     """
     from_history = memory.text_at_source == "history"
     if setting == "auto":

@@ -1,4 +1,4 @@
-"""Memories that no rule maps, by the rule that fails and by owner: that is what a new rule is written for."""
+"""Memories that no rule maps, by the rule that fails and by owner, because that is what a new rule needs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from spectron_migrate.mapping.scope_mapping import Unmapped
 from spectron_migrate.records import Memory, counted
 
 GROUPS = 10
-"""Groups that are named."""
+"""The most groups that are named."""
 OWNERS = 3
-"""Owners that are named in a group."""
+"""The most owners that are named in a group."""
 MOST_OWNERS = 10_000
-"""Owners that are told apart."""
+"""The most owners that are counted separately."""
 
 
 @dataclass
@@ -25,7 +25,7 @@ class UnmappedMemories:
     """Why -> owner -> memories."""
 
     def add(self, memory: Memory, unmapped: Unmapped) -> None:
-        """Count one."""
+        """Count one memory."""
         self.count += 1
         owners = self._groups.setdefault(unmapped.why, Counter())
         owner = _owner(memory)
@@ -51,7 +51,7 @@ def _names(owners: Counter[str]) -> str:
 
 
 def _owner(memory: Memory) -> str:
-    """The owners of a memory; a run only where there is no other."""
+    """The owners of a memory; its run only if there is no other."""
     ids = {name.removesuffix("_id"): value for name, value in memory.entity_ids.items()}
     if len(ids) > 1:
         ids.pop("run", None)

@@ -1,4 +1,4 @@
-"""Finds a `mapping.yaml` that lies where one is usually kept, and is not the one in force."""
+"""Finds a `mapping.yaml` in a usual place that is not the one in force."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Serves the metrics on a port, or writes them into a file, while a command runs.
 
-The state directory is read again only after 200 times as long as the last reading took: a large ledger is read rarely,
-and exporting takes no more than half a per cent of one processor.
+The state directory is read again only after 200 times the duration of the last reading. So a large ledger is read
+rarely, and exporting takes no more than half a per cent of one processor.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 EVERY_S = 15.0
 """How often the file is written."""
 LEAST_S = 5.0
-"""How long numbers of the state directory are exported again, at least."""
+"""The least time for which numbers of the state directory are exported without being read again."""
 SHARE = 1 / 200
 """The share of one processor that reading the state directory may take."""
 PATH = "/metrics"
@@ -47,9 +47,9 @@ class Exporter:
                 hint="pip install 'spectron-migrate[metrics]'",
             ) from None
         self.traffic: Traffic | None = None
-        """The requests of this process."""
+        """The HTTP requests of this process."""
         self.cpu_s = 0.0
-        """Processor time that exporting took."""
+        """Processor time that exporting has taken."""
         self._exposition = exposition
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -65,7 +65,7 @@ class Exporter:
         return families(self._newest(), self.traffic, self.cpu_s)
 
     def look_again(self) -> None:
-        """Read the state directory at the next export, whatever it costs."""
+        """Read the state directory at the next export, however long that takes."""
         with self._lock:
             self._due = float("-inf")
 
@@ -114,7 +114,7 @@ def exporting(
 def write_textfile(exporter: Exporter, path: Path) -> None:
     """Replace the file atomically; raises InputError if it cannot be written."""
     try:
-        # Others read it: node_exporter runs as a user of its own.
+        # Others must be able to read it, because node_exporter runs as a user of its own.
         replace_file(path, exporter.render()[0], durable=False, mode=0o644)
     except OSError as error:
         raise InputError(
@@ -137,7 +137,7 @@ def _serve(exporter: Exporter, host: str, port: int) -> Callable[[], None]:
             self.wfile.write(text)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nothing: stderr is the command's."""
+            """Log nothing, because stderr belongs to the command."""
 
     try:
         server = ThreadingHTTPServer((host, port), Handler)

@@ -1,4 +1,4 @@
-"""The numbers as Prometheus's metrics: names, labels, help. Needs prometheus-client."""
+"""Turns the numbers into Prometheus metrics, with names, labels and help. Needs prometheus-client."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WHY_MEM0 = {
     "no catalogue": "no catalogue",
     "unreadable": "unreadable",
 }
-"""What the adapter counts for a search that Mem0 answered -> why it did."""
+"""What the adapter counts for a search that Mem0 answered -> why Mem0 did."""
 
 
 def families(numbers: Numbers, traffic: Traffic | None, cpu_s: float) -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""The numbers that are exported, read from the state directory; what cannot be read is left out."""
+"""The numbers that are exported, read from the state directory. What cannot be read is left out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from spectron_migrate.state.routing import Phase, Routing, read_routing
 from spectron_migrate.state.store import StateStore
 
 NOT_ASKED = frozenset({"key"})
-"""Gates that ask Spectron, which an export of metrics does not."""
+"""Gates that need Spectron, which an export of metrics does not ask."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class MemoryEvent:
 
 @dataclass(frozen=True, slots=True)
 class SampleQuestion:
-    """A question a user could ask, and the keys of the memories that answer it, any one of them."""
+    """A question that a user could ask, and the keys of memories, any of which answers it."""
 
     text: str
     user: str
@@ -209,7 +209,7 @@ def _date_history(path: Path, written: list[_WrittenRow]) -> None:
 
 
 def _as_spelled(by_mem0: str, moment: datetime) -> str:
-    """A time in the time zone of `by_mem0`, which this Mem0 has just written: UTC, or US/Pacific before 1.0."""
+    """A time in the time zone of `by_mem0`, a time that this Mem0 has just written: UTC, or US/Pacific before 1.0."""
     return moment.astimezone(datetime.fromisoformat(by_mem0).tzinfo).isoformat()
 
 

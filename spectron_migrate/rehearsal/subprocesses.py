@@ -1,4 +1,4 @@
-"""The Mem0 store and the local Spectron of a rehearsal, each made or served by a process of its own."""
+"""Makes the Mem0 store and serves the local Spectron of a rehearsal, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTEXT = "rehearsal"
 EXTRA = ("starlette", "uvicorn", "wordllama", "numpy")
 """Modules of the extra `local`."""
 FOREIGN_PREFIXES = ("SPECTRON_", "AGENT_MEMORY_", "SURREAL_MEMORY_", "MEM0_")
-"""Variables that could point a rehearsal at a real service: they are neither read nor passed on."""
+"""Variables that could point a rehearsal at a real service. They are neither read nor passed on."""
 
 
 @dataclass(frozen=True, slots=True)

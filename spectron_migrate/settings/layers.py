@@ -1,4 +1,4 @@
-"""Looks settings up and parses each to its type: an option overrides the environment, which overrides the file."""
+"""Looks up settings and parses each to its type: an option overrides the environment, which overrides the file."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ class Layers:
         self._reasons: dict[str, str] = {}
 
     def reasons(self, section: str) -> dict[str, str]:
-        """Why settings of a section are missing that were meant to be there, by the last part of their names."""
+        """Why settings of a section that were meant to be there are missing, by the last part of their names."""
         return {key.rpartition(".")[2]: why for key, why in self._reasons.items() if key.startswith(f"{section}.")}
 
     def find(self, key: str) -> Node | None:
-        """The value of the strongest layer that has one; `${NAME}` in the file's text is replaced."""
+        """The value of the strongest layer that has one, with `${NAME}` in the file's text replaced."""
         node = self.options.get(key) or self.variables.get(key)
         if node is not None:
             return node
@@ -137,16 +137,16 @@ class Layers:
             return None
 
     def path(self, key: str) -> Path | None:
-        """A path; None where the setting is not given."""
+        """A path; None if the setting is not given."""
         node = self.find(key)
         return None if node is None else self.path_of(key, node)
 
     def is_of_file(self, key: str) -> bool:
-        """Whether the file's value is the one that counts."""
+        """Whether the value in the file is the one that counts."""
         return key in self.written and key not in self.options and key not in self.variables
 
     def path_of(self, key: str, node: Node) -> Path:
-        """A node as a path: relative to the settings file, or to the working directory where it is not of the file."""
+        """A node as a path, relative to the settings file, or to the working directory if it is not from the file."""
         text = text_of(node, f"`{key}`", self.problems)
         if "\0" in text:
             self.problems.add(node.where, f"`{key}` is not a path")
@@ -157,7 +157,7 @@ class Layers:
         return folder / text
 
     def nodes(self, key: str) -> tuple[Node, ...]:
-        """The items of a list; empty where the setting is not given."""
+        """The items of a list; empty if the setting is not given."""
         node = self.find(key)
         return () if node is None else items(node, f"`{key}`", self.problems)
 

@@ -20,7 +20,7 @@ from spectron_migrate.settings.strict_yaml import printable
 ENVIRONMENT = "SPECTRON_MIGRATE_STATE"
 DEFAULT = Path(".spectron-migrate")
 _FLATTENED = re.compile(r"postgres(ql)?:/+[^/]")
-"""A URL that somebody took for a path: of its slashes one is left."""
+"""A URL that was taken for a path, so that only one of its slashes is left."""
 
 
 def state_of(layers: Layers) -> Path | PostgresLocation:

@@ -98,8 +98,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def read_yaml(path: Path) -> Node:
     """The whole file as a tree of nodes.
 
-    Raises InputError, with the line where there is one, for a file that does not exist, is not UTF-8, is too large or
-    is not strict YAML.
+    Raises InputError, with the line if there is one, for a file that does not exist, is not UTF-8, is too large or is
+    not strict YAML.
     """
     try:
         with path.open("rb") as file:
@@ -250,7 +250,7 @@ def items(node: Node, what: str, problems: Problems) -> tuple[Node, ...]:
 
 
 def text_of(node: Node, what: str, problems: Problems) -> str:
-    """A value that must be text; a number counts as its spelling. Where it is a problem, the result is empty."""
+    """A value that must be text; a number counts as its spelling. If it is a problem, the result is empty."""
     if isinstance(node.value, str) and node.value.strip():
         return node.value
     if isinstance(node.value, int | float) and not isinstance(node.value, bool):
@@ -260,7 +260,7 @@ def text_of(node: Node, what: str, problems: Problems) -> str:
 
 
 def choice(node: Node, known: Collection[str], what: str, problems: Problems) -> str:
-    """A value that must be one of the known words. Where it is a problem, the result is the first of them."""
+    """A value that must be one of the known words. If it is a problem, the result is the first of these."""
     if isinstance(node.value, str) and node.value in known:
         return node.value
     given = node.raw if isinstance(node.raw, str) else ""
@@ -269,7 +269,7 @@ def choice(node: Node, known: Collection[str], what: str, problems: Problems) ->
 
 
 def whole_number(node: Node, what: str, problems: Problems, *, least: int, most: int | None = None) -> int:
-    """A whole number within bounds. Where it is a problem, the result is `least`."""
+    """A whole number within bounds. If it is a problem, the result is `least`."""
     value = node.value
     fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
     if fits and isinstance(value, int) and (most is None or value <= most):

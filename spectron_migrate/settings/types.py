@@ -200,6 +200,6 @@ class Settings:
     file: Path | None
     """The settings file that was read, if any."""
     state_is_named: bool = False
-    """An option, the environment or the file names the state; it is not the default."""
+    """Whether an option, the environment or the file names the state, so that it is not the default."""
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)

@@ -39,9 +39,9 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def context_in(env: Mapping[str, str]) -> str | None:
-    """The Spectron context in the environment, from the variables of any family; None where it has none.
+    """The Spectron context in the environment, from the variables of any family; None if there is none.
 
-    Raises ValueError where two variables name different contexts.
+    Raises ValueError if two variables name different contexts.
     """
     found = {name: env[name] for family in FAMILIES.values() for name in family["context"] if env.get(name)}
     if len(set(found.values())) > 1:
@@ -122,7 +122,7 @@ def parse_key(text: str) -> Secret:
 
 
 def read_key(path: Path) -> Secret:
-    """The key in a file that contains nothing else; raises ValueError with the reason where there is none."""
+    """The key in a file that contains nothing else; raises ValueError with the reason if there is none."""
     try:
         with path.open("rb") as file:
             text = file.read(8192).decode("ascii").strip()
@@ -139,8 +139,8 @@ def read_key(path: Path) -> Secret:
 def read_environment(env: Mapping[str, str], problems: Problems) -> dict[str, Node]:
     """Spectron's `endpoint`, `context` and `api_key` in the environment.
 
-    Two variables with different values for one setting, or settings from two families, are problems: the key of one
-    deployment must never be sent to the endpoint of another.
+    Two variables with different values for one setting, or settings from two families, are problems, because the key of
+    one deployment must never be sent to the endpoint of another.
     """
     found: dict[str, Node] = {}
     families: dict[str, dict[str, str]] = {family: {} for family in FAMILIES}

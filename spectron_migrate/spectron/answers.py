@@ -1,4 +1,4 @@
-"""What a response to a write means: every status is classified here and nowhere else, 200 included (pure).
+"""Classifies responses to writes: what every status means, 200 included, is decided here and nowhere else (pure).
 
 The table is that of docs/protocol.md, Recovery; what `delivery` does about each class is in `delivery/recovery.py`.
 """
@@ -58,13 +58,13 @@ class Refused:
 
     @property
     def may_be_of_session(self) -> bool:
-        """Whether it may be the session that the server does not take, or no longer."""
+        """Whether the server may be refusing the session, rather than the memory."""
         return self.status in UNKNOWN_STATUSES or _OF_SESSION.search(self.reason) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRejected:
-    """401, or 422 that names the context: nothing more can be sent with this API key to this context."""
+    """401, or 422 that names the context: nothing more can be sent to this context with this API key."""
 
     reason: str
 
@@ -78,7 +78,7 @@ class ScopeRejected:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """It is unknown whether the work was done; `finished` where a whole response was read."""
+    """It is unknown whether the work was done. `finished`: a whole response was read."""
 
     reason: str
     finished: bool = False
@@ -172,7 +172,7 @@ def _receipt(
 
 
 def _tokens(body: dict[str, Json]) -> int | None:
-    """No published answer says what a write cost; where one does in the usual form, it is used."""
+    """What a write cost. No published answer says so; if one does in the usual form, it is used."""
     usage = body.get("usage")
     total = usage.get("totalTokens") if isinstance(usage, dict) else None
     return total if isinstance(total, int) and total >= 0 else None

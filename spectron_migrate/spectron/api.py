@@ -1,4 +1,4 @@
-"""The published operations that a migration uses, typed; responses of both generations are understood."""
+"""The published operations that a migration uses, typed. Responses of all generations are understood."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Sleep = Callable[[float], Awaitable[None]]
 MAX_K = 50
 READ_TRIES = 6
 LISTING_TRIES = 6
-"""Listings of a session, about 8 s in all, before what they lack counts as not there."""
+"""How often a session is listed, for about 8 s, before what is missing counts as not there."""
 MAX_READ_WAIT_S = 60.0
-"""Longest `Retry-After` that a read obeys; a server that asks for more counts as unreachable for now."""
+"""The longest `Retry-After` that a read obeys. A server that asks for more counts as unreachable for now."""
 _KEYS = {"scopes": "path"}
-"""What tells the rows of a listing apart, where it is not `id`."""
+"""The field that distinguishes the rows of a listing, if it is not `id`."""
 Generation = Literal["0.0.0", "0.2.1", "0.3.0"]
-"""Generations of the published API; a newer server counts as the last one."""
+"""Generations of the published API. A newer server counts as the last one."""
 
 
 class UnknownSession(MigrateError):
@@ -52,7 +52,7 @@ class SpectronApi:
         sleep: Sleep = asyncio.sleep,
         read_tries: int = READ_TRIES,
     ) -> None:
-        """`endpoint` without `/api/v1`; the key is kept in the connection pool only.
+        """`endpoint` without `/api/v1`. The key is kept only in the connection pool.
 
         `read_tries`: how often a call that changes nothing is tried.
         """
@@ -77,7 +77,7 @@ class SpectronApi:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections; nothing is sent (closing a session on the wire would delete its turns)."""
+        """Close the connections. Nothing is sent, because closing a session on the server would delete its turns."""
         await self.wire.close()
 
     # -- writes: one request each, never repeated here, because only the caller knows whether that is safe --
@@ -99,7 +99,7 @@ class SpectronApi:
     async def create_session(self, selector: Selector, metadata: Mapping[str, Json] | None = None) -> OpenedSession:
         """POST /sessions with explicit scopes; raises NotBegun, InDoubt, KeyRefused or MigrateError.
 
-        Raises NotLegal where the server made it in other scopes: nobody may write to it.
+        Raises NotLegal if the server made it in other scopes, because nobody may write to it then.
         """
         response = await self._post(
             "/sessions",
@@ -118,7 +118,7 @@ class SpectronApi:
     async def exchange(
         self, method: str, path: str, body: Mapping[str, Json], headers: Mapping[str, str] | None = None
     ) -> Response:
-        """One request and its response as it is, for the probe; raises NotBegun or InDoubt."""
+        """Send one request and return its response as it is, for the probe; raises NotBegun or InDoubt."""
         return await self.wire.call(method, self._prefix + path, content=_body(body), headers=headers)
 
     async def preview(self, body: Mapping[str, Json]) -> Response:
@@ -144,11 +144,11 @@ class SpectronApi:
         return int(self._ok(response, f"erasing scope {path}").get("forgotten", 0))
 
     async def tombstone_scope(self, path: str) -> bool:
-        """DELETE /scopes: close an empty node to writes; False where the server refuses."""
+        """DELETE /scopes: close an empty node to writes; False if the server refuses."""
         return (await self._read("DELETE", "/scopes", params={"path": path})).status == 204
 
     async def outlast_requests(self, already_s: float = 0.0) -> None:
-        """Wait until no request that was cut off before `already_s` seconds can arrive any more."""
+        """Wait until no request that was cut off `already_s` seconds ago can arrive any more."""
         await self._sleep(max(0.0, self.timeout_s - already_s))
 
     # -- reads: repeated until there is a usable response, at most READ_TRIES times --
@@ -172,8 +172,9 @@ class SpectronApi:
     async def turns(self, session_id: str, *, shows: Callable[[list[Turn]], bool] | None = None) -> list[Turn]:
         """All turns of a session, oldest first; raises UnknownSession, KeyRefused or Unreachable.
 
-        A listing may lag behind the writes: while `shows` is false of it, it is asked for again, for some seconds. So
-        is one with fewer turns than the server counts, if it is known to count them; that raises in the end.
+        A listing may lag behind the writes. As long as `shows` is false for it, it is requested again, for some
+        seconds. So is a listing with fewer turns than the server counts, if it is known to count them; if it stays
+        short, that raises Unreachable.
         """
         path = f"/sessions/{quote(session_id, safe='')}/turns"
         counts = self._generation not in (None, "0.0.0")
@@ -233,7 +234,7 @@ class SpectronApi:
     # -- how --
 
     async def generation(self) -> Generation:
-        """The generation of the server's API, by what it answers: the form of a list, and whether a route exists."""
+        """The generation of the server's API, judged by its answers: the form of a list, and whether a route exists."""
         if self._generation is None:
             scopes = await self._read("GET", "/scopes", params={"limit": "1"})
             if scopes.status != 200:
@@ -246,7 +247,7 @@ class SpectronApi:
         return self._generation
 
     async def read_row(self, path: str, what: str) -> dict[str, Json] | None:
-        """The answer of a GET; None where the server knows nothing there (404)."""
+        """The answer to a GET; None if the server knows nothing there (404)."""
         response = await self._read("GET", path)
         return None if response.status in UNKNOWN_STATUSES else self._ok(response, what)
 
@@ -254,7 +255,7 @@ class SpectronApi:
         return await self.wire.call("POST", self._prefix + path, content=content)
 
     async def _once_begun(self, path: str, content: bytes) -> Response:
-        """A write that is sent again only where it was not begun (429 and 503); raises NotBegun or InDoubt."""
+        """Send a write, and send it again only if it was not begun (429 and 503); raises NotBegun or InDoubt."""
         for attempt in range(self._read_tries - 1):
             response = await self._post(path, content)
             if not response.is_throttled:
@@ -274,7 +275,10 @@ class SpectronApi:
         on_doubt: Callable[[], None] = lambda: None,
         tries: int | None = None,
     ) -> Response:
-        """A call that changes nothing, repeated after 429, 5xx and no response; then raises Unreachable."""
+        """Make a call that changes nothing.
+
+        It is repeated after 429, 5xx or no response; finally raises Unreachable.
+        """
         reason, tries = "", tries or self._read_tries
         for attempt in range(tries):
             asked_s = 0.0
@@ -304,7 +308,7 @@ class SpectronApi:
     async def pages(
         self, path: str, name: str, query: Mapping[str, str] | None = None, paging: Paging | None = None
     ) -> AsyncIterator[dict[str, Any]]:
-        """Rows of a listing in any published format, each once; none of what the server does not know (404).
+        """Rows of a listing in any published format, each once; none if the server does not know it (404).
 
         `name`: the field of the rows; `query`: further parameters.
         """
@@ -325,7 +329,7 @@ class SpectronApi:
         raise self.failure(response, what)
 
     def failure(self, response: Response, what: str) -> MigrateError:
-        """The error for an unexpected response. Those of writes of facts are in `answers`.
+        """The error for an unexpected response. Responses to writes of facts are classified in `answers`.
 
         `what`: what was asked for, such as `the list of scopes`.
         """

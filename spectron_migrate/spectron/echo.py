@@ -1,4 +1,4 @@
-"""The scopes that a server repeats for a new session, compared with those that were asked for."""
+"""Compares the scopes that a server echoes for a new session with those that were asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a key may do where, and the one way to say that it lacks a grant."""
+"""What a key may do and where, and the one way to report that it lacks a grant."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spectron_migrate.records import Json, counted, name_first
 
 @dataclass(frozen=True, slots=True)
 class Me:
-    """Whose key this is, and what it may do where."""
+    """The owner of a key, and what the key may do, and where."""
 
     principal: str
     grants: Mapping[str, tuple[str, ...]]
@@ -28,13 +28,13 @@ class Me:
         return any(pattern.endswith("*") and pattern_covers(pattern, path) for pattern in patterns)
 
     def ungranted(self, verb: str, paths: Iterable[str], *, subtree: bool = False) -> list[str]:
-        """The paths where the verb is not granted; with `subtree`, also those where a grant stops at the node."""
+        """The paths for which the verb is not granted; with `subtree`, also those whose grant ends at the node."""
         granted = self.may_below if subtree else self.may
         return [path for path in paths if not granted(verb, path)]
 
 
 def require_grant(me: Me, verb: str, paths: Iterable[str], *, hint: str | None = None, subtree: bool = False) -> None:
-    """Raises KeyRefused naming the first scopes where the key lacks the verb."""
+    """Raises KeyRefused naming the first scopes for which the key lacks the verb."""
     lacking = me.ungranted(verb, paths, subtree=subtree)
     if lacking:
         raise KeyRefused(
@@ -49,7 +49,7 @@ def name_scopes(paths: Sequence[str], *, subtree: bool = False) -> str:
 
 
 def pattern_covers(pattern: str, path: str) -> bool:
-    """Whether a grant pattern reaches a path; a subtree pattern is read as including its root."""
+    """Whether a grant pattern covers a path. A subtree pattern is taken to include its root."""
     bare = pattern.strip("/")
     if bare in ("*", ""):
         return pattern.endswith("*") or path.strip("/") == ""
@@ -60,7 +60,7 @@ def pattern_covers(pattern: str, path: str) -> bool:
 
 
 def is_within(pattern: str, path: str) -> bool:
-    """Whether a grant pattern reaches nothing but the path and what is below it."""
+    """Whether a grant pattern covers nothing but the path and what is below it."""
     root = pattern.strip("/").removesuffix("/*")
     return root not in ("", "*") and pattern_covers(f"{path}/*", root)
 

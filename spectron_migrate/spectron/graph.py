@@ -42,11 +42,11 @@ class EntityValue:
     known_at: str = ""
     """The server's `createdAt`: when the value was known, as `observed_at` said."""
     entity: str = ""
-    """`type/name` where the server names it so, else its id."""
+    """`type/name` if the server names it so, else its id."""
     labels: tuple[str, ...] | None = None
-    """Labels of the writes that made it; None where the generation shows none."""
+    """Labels of the writes that made it; None if the generation shows none."""
     scopes: Selector | None = None
-    """Where it can be read; None where the generation does not say."""
+    """The scopes in which it can be read; None if the generation does not say."""
     turn: str | None = None
     """The turn that it was extracted from, if the server names one."""
 
@@ -84,7 +84,7 @@ class History:
 
     values: tuple[EntityValue, ...]
     is_complete: bool
-    """False where the server shows keys one by one and has too many of them."""
+    """False if the server shows keys one by one and there are too many of them."""
 
 
 class Graph:
@@ -121,7 +121,7 @@ class Graph:
             )
 
     async def uncertainties(self) -> AsyncIterator[Uncertainty]:
-        """What is open, newest first; only in 0.3.0."""
+        """Open uncertainties, newest first; only in 0.3.0."""
         async for row in self._api.pages("/uncertainty", "unknowns", {"resolved": "false"}):
             yield Uncertainty(
                 str(row.get("id", "")),
@@ -135,7 +135,7 @@ class Graph:
             )
 
     async def keys(self, entity_type: str, name: str) -> list[str]:
-        """The keys of an entity's current attributes; empty where the server knows no such entity."""
+        """The keys of an entity's current attributes; empty if the server knows no such entity."""
         entity = await self._api.read_row(_path(entity_type, name), f"the entity {entity_type}/{name}")
         if entity is None:
             return []

@@ -9,7 +9,7 @@ from spectron_migrate.records import Hit
 
 
 def hit_of(row: Mapping[str, Any]) -> Hit:
-    """A hit of any generation; the later ones say which session and turn a passage is from."""
+    """A hit of any generation. Later generations say which session and turn a passage is from."""
     resource = row.get("resource")
     found = resource if isinstance(resource, dict) and resource.get("kind") == "session" else {}
     session, turn = found.get("sessionId"), found.get("turnId")

@@ -13,7 +13,7 @@ from spectron_migrate.records import Json
 
 PAGE = 500
 PAGES_WITHOUT_ROWS = 20
-"""Pages in a row, each with a cursor of its own, that may have nothing new before the listing counts as broken."""
+"""After this many pages in succession with new cursors and nothing else new, the listing counts as broken."""
 
 
 class NotAListing(Exception):
@@ -55,7 +55,7 @@ class Paging:
     def _after_cursor(self, page: dict[str, Json], new: list[dict[str, Json]]) -> dict[str, str] | None:
         """A short page is not the last one: only a missing cursor, or `hasMore: false`, ends the listing.
 
-        Where there is more and no cursor, it is asked for by offset.
+        If there is more but no cursor, the rest is asked for by offset.
         """
         has_more, cursor = _flag(page.get("hasMore")), _cursor(page.get("nextCursor"))
         if has_more is True and not cursor:
@@ -75,9 +75,9 @@ class Paging:
         return {"limit": str(PAGE), "cursor": cursor}
 
     def _after_offset(self, rows: list[Any], new: list[dict[str, Json]]) -> dict[str, str] | None:
-        """Asked further until nothing new comes.
+        """Go on by offset until nothing new comes.
 
-        Where the server ignores the offset, a list that is exactly as long as the limit is asked for without one.
+        If the server ignores the offset, a list that is exactly as long as the limit is asked for without a limit.
         """
         if not self._limited or len(rows) > PAGE or not rows:
             return None
@@ -90,20 +90,20 @@ class Paging:
 
 
 def _page_of(body: Any) -> Any:
-    """The part of a body that says whether there is more; some servers have it beside the rows."""
+    """The part of a body that says whether there is more. Some servers have it beside the rows."""
     if not isinstance(body, dict) or isinstance(body.get("page"), dict):
         return body.get("page") if isinstance(body, dict) else None
     return body if "nextCursor" in body or "hasMore" in body else None
 
 
 def _flag(value: Json) -> bool | None:
-    """True and false, as numbers and as words too; None for anything else."""
+    """True or false, also as numbers and as words; None for anything else."""
     word = str(value).lower() if isinstance(value, bool | int | str) else ""
     return True if word in ("true", "1") else (False if word in ("false", "0") else None)
 
 
 def _cursor(value: Json) -> str:
-    """A cursor as it is sent back, empty if there is none; raises NotAListing for one that nobody can send back."""
+    """A cursor as it is sent back, empty if there is none; raises NotAListing for one that cannot be sent back."""
     if isinstance(value, dict | list):
         raise NotAListing("with a cursor that is no text")
     return str(value) if value or (value == 0 and not isinstance(value, bool)) else ""

@@ -1,4 +1,4 @@
-"""What the server lists and answers, as values: scopes, sessions, turns, hits."""
+"""What the server lists and answers, as immutable values: scopes, sessions, turns, hits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ScopeNode:
 
 @dataclass(frozen=True, slots=True)
 class OpenedSession:
-    """A session that the server opened; `selector` as the server repeated it, None where it did not."""
+    """A session that the server opened; `selector` as the server echoed it, None if it did not."""
 
     id: str
     selector: Selector | None
@@ -75,7 +75,7 @@ def turns_of(rows: Sequence[Mapping[str, Any]]) -> list[Turn]:
 
 
 def _numbers(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The numbers of the turns; if any lacks one of its own, their places by time, then in the listing.
+    """The numbers of the turns or, if any has none, their positions by time and then in the listing.
 
     A listing may begin with the newest turn.
     """

@@ -23,10 +23,11 @@ def ancestors(path: str) -> list[str]:
 
 
 async def register(api: SpectronApi, path: str) -> bool:
-    """Register a node; True where this very call certainly created it, False where it existed or may have.
+    """Register a node.
 
-    Raises NotBegun or InDoubt where the outcome is unknown, KeyRefused without the grant. What a server answers
-    for a node that exists is unpublished, so any other answer is settled by listing the scopes.
+    True if this very call certainly created it, False if it existed or may have existed. Raises NotBegun or InDoubt if
+    the outcome is unknown, KeyRefused without the grant. It is not documented what a server answers for a node that
+    exists, so any other answer is settled by listing the scopes.
     """
     before = api.wire.server_now
     response = await api.register_scope(path)
@@ -47,7 +48,7 @@ async def register(api: SpectronApi, path: str) -> bool:
 
 
 def _is_new(response: Response, *, since: str | None) -> bool:
-    """Whether the node is no older than the last answer before this call: some servers answer 201 for one that exists.
+    """Whether the node is no older than the last answer before this call. Some servers answer 201 for one that exists.
 
     Both times are the server's. A server that does not say when a node was made does not show that we made it.
     """

@@ -6,7 +6,7 @@ from spectron_migrate.records import Json, Selector
 
 
 def selector_of(value: Json) -> Selector | None:
-    """The selector in an answer, its paths without outer slashes; None for anything that is no selector."""
+    """The selector in an answer, its paths without outer slashes; None for anything that is not a selector."""
     if not isinstance(value, list):
         return None
     clauses = [[clause] if isinstance(clause, str) else clause for clause in value]

@@ -6,7 +6,7 @@
         results = await session.recall("What does Alice eat?", top_k=5)
         print(results.formatted)
 
-Leaving the block sends nothing: a session is closed by no longer using it, and deleting it would delete its turns.
+Leaving the block sends nothing: to close a session is to stop using it, and deleting it would delete its turns.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Session:
     ) -> None:
         """`path`: the scope's path; every call stays within it.
 
-        `since`: when it was opened, by the server's clock. Turns from before are others', also where the server
-        answered with a session that it had.
+        `since`: when it was opened, by the server's clock. Turns from before belong to others, for instance if the
+        server answered with an existing session.
         """
         self.id = session_id
         self._since = since
@@ -74,11 +74,11 @@ class Session:
         self._api = api
         self._sleep = sleep
         self._claimed: set[str] = set()
-        """Turns that a write of this object was confirmed with."""
+        """Turns by which writes of this object were confirmed."""
         self._unnamed: Counter[str] = Counter()
         """How many confirmed writes of a text were answered without a turn."""
         self._unconfirmed: dict[bytes, str] = {}
-        """The keys of bytes whose write ended in doubt: called again, they go under the same key."""
+        """Keys of bytes whose write ended in doubt. If called again, they are sent under the same key."""
         self._locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
 
     @property
@@ -100,10 +100,10 @@ class Session:
         """Store a text exactly once: all tries send the same bytes under the same idempotency key.
 
         After a doubt the session's turns are listed before anything is sent again. `key`: an idempotency key of the
-        caller's, for one text in one session; without it, a call that ended in Unreachable keeps its key for the
-        next call with the same text. The category is always sent, because a memory that Spectron itself puts into
-        `context` expires after 7 days. Raises KeyRefused, InputError for a text that the server refuses, Unreachable
-        after the last try.
+        caller, for one text in one session. Without it, a call that ended in Unreachable keeps its key for the next
+        call with the same text. The category is always sent, because a memory that Spectron itself puts into `context`
+        expires after 7 days. Raises KeyRefused, InputError for a text that the server refuses, Unreachable after the
+        last try.
         """
         body: dict[str, Json] = {
             "text": text,
@@ -134,12 +134,12 @@ class Session:
         return await self._api.render_context(query, lens=self.lens, k=top_k)
 
     async def profile(self) -> dict[str, Json]:
-        """The profile of everything that the key reaches; raises NotLegal where that is more than this scope."""
+        """The profile of everything that the key reaches; raises NotLegal if that is more than this scope."""
         await self._refuse_wider("memory:read", "profile")
         return await self._api.profile()
 
     async def forget(self, query: str, *, dry_run: bool = False) -> int:
-        """Forget by meaning, in everything that the key reaches; raises NotLegal where that is more than this scope."""
+        """Forget by meaning, in everything that the key reaches; raises NotLegal if that is more than this scope."""
         await self._refuse_wider("memory:forget", "forget")
         return await self._api.forget(query, dry_run=dry_run)
 
@@ -156,7 +156,7 @@ class Session:
 
     async def write(self, content: bytes, infer: Infer, *, key: str | None = None) -> Receipt:
         """Send the bytes of a POST /facts that names this session; retries and raises as `remember` does."""
-        # One write of the same bytes at a time: only then is a turn with their text certainly theirs.
+        # Only one write of the same bytes at a time, because only then a turn with their text is certainly theirs.
         async with self._locks.setdefault(content, asyncio.Lock()):
             unconfirmed = self._unconfirmed.get(content)
             write = _Write(self, content, infer, key or unconfirmed or uuid.uuid4().hex)
@@ -170,7 +170,7 @@ class Session:
         return receipt
 
     def _note(self, receipt: Receipt, text: str) -> None:
-        """Its turn cannot be that of another write."""
+        """Note its turn, which cannot be that of another write."""
         if receipt.turn_id is not None:
             self._claimed.add(receipt.turn_id)
         else:
@@ -180,8 +180,9 @@ class Session:
 class _Write:
     """One write: the same bytes under the same key until it is certain what became of them.
 
-    After a doubt the session's turns are listed before anything is sent again: a turn with this text that no other
-    write has is the receipt. So a server that stored the text and then failed, or that forgot the key, has it once.
+    After a doubt, the session's turns are listed before anything is sent again: a turn with this text that no other
+    write has is the receipt. So even a server that stored the text and then failed, or that forgot the key, stores it
+    only once.
     """
 
     def __init__(self, session: Session, content: bytes, infer: Infer, key: str) -> None:
@@ -195,7 +196,7 @@ class _Write:
         self._was_in_doubt = False
         self._was_throttled = False
         self._is_listed = True
-        """Whether the last listing of the session's turns was answered with one."""
+        """Whether the last listing of the session's turns was answered."""
 
     async def run(self, *, look_first: bool) -> Receipt:
         """`look_first`: an earlier call for these bytes ended in doubt."""
@@ -211,7 +212,7 @@ class _Write:
                     receipt = result
                     break
                 case NotBegun():
-                    # The server may be restarting, and no longer know the key of an earlier try that it stored.
+                    # The server may be restarting, and may no longer know the key of an earlier try that it stored.
                     reason, is_doubt = result.reason, self._was_throttled or self._was_in_doubt
                 case RetryLater(reason, asked_s):
                     is_doubt, self._was_throttled = False, True
@@ -261,12 +262,12 @@ class _Write:
         return classify(response, session_id=self._session.id, infer=self._infer)
 
     async def _look(self) -> Receipt | None:
-        """The turn of this write, if the session has it. Raises Unreachable where it cannot be listed."""
+        """The turn of this write, if the session has it. Raises Unreachable if it cannot be listed."""
         try:
             listed = await self._api.turns(self._session.id)
         except (KeyRefused, ScopeRefused, UnknownSession):
             self._is_listed = False
-            return None  # the key may not read: the idempotency key alone protects the write
+            return None  # the key may not read, so only the idempotency key protects the write
         self._is_listed = True
         others = {turn.id for turn in listed if turn.is_from_before(self._session._since)} | self._session._claimed
         own = [turn for turn in listed if turn.id not in others and same_text(turn.content, self._text)]
@@ -275,7 +276,7 @@ class _Write:
 
 
 def _context_of_environment() -> str:
-    """Raises InputError where no variable, or two different ones, name a context."""
+    """Raises InputError if no variable, or two different ones, name a context."""
     try:
         found = context_in(os.environ)
     except ValueError as error:
@@ -339,8 +340,8 @@ class SpectronClient:
     ) -> None:
         """`base_url`: https, or http on loopback; `timeout` in seconds.
 
-        `context` may come from SPECTRON_CONTEXT, because the published guide's examples give none.
-        Raises InputError for a bad endpoint, and where no context is known.
+        `context` may come from SPECTRON_CONTEXT, because the published guide's examples give none. Raises InputError
+        for a bad endpoint, and if no context is known.
         """
         try:
             self.base_url = parse_endpoint(base_url)

@@ -1,8 +1,8 @@
 """One HTTP exchange with Spectron, and what is certain about it afterwards.
 
-A request either got a whole response (`Response`), or certainly never reached the server (`NotBegun`), or is in
-doubt (`InDoubt`). No error class of an HTTP library is read as "not sent": the only proof of that is our own
-connector, which knows that no connection was ever made for the request.
+A request either got a whole response (`Response`), or certainly never reached the server (`NotBegun`), or is in doubt
+(`InDoubt`). No error class of an HTTP library counts as "not sent". The only proof of that is our own connector, which
+knows that no connection was ever made for the request.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
     from aiohttp.tracing import Trace
 
 UNKNOWN_STATUSES = (404, 410)
-"""What a server answers about something that it does not know, or no longer."""
+"""What a server answers about something that it does not know, or no longer knows."""
 LONGEST_WAIT_S = 900.0
-"""Longest `Retry-After` that is obeyed: a run that sleeps for a day cannot be told from one that hangs."""
+"""The longest `Retry-After` that is obeyed. A run that sleeps for a day cannot be distinguished from one that hangs."""
 _TEXTS = frozenset({"text", "content", "context"})
 _BAD_CONTEXT = re.compile(
     r"(?:invalid|malformed|unknown|bad) context\b|context(?: id)? .{0,80}?is (?:invalid|not)", re.I
 )
 MAX_MESSAGE = 300
-"""Characters of a server's error message that are kept."""
+"""How many characters of a server's error message are kept."""
 
 
 class NotBegun(Exception):
@@ -76,10 +76,10 @@ class Response:
 
     status: int
     body: Json
-    """The parsed JSON; None where the body is not JSON."""
+    """The parsed JSON; None if the body is not JSON."""
     raw: bytes
     date: str | None
-    """The server's clock (`Date`), in our spelling of times."""
+    """The server's clock (`Date`), as `format_time` writes it."""
     trace_id: str | None = None
     retry_after_s: float | None = None
 
@@ -94,7 +94,7 @@ class Response:
         return self.status == 422 and _BAD_CONTEXT.match(self.message) is not None
 
     def as_not_begun(self) -> NotBegun:
-        """For a throttled request that carried no idempotency key: it was not started."""
+        """As NotBegun, for a throttled request without an idempotency key: it was not started."""
         return NotBegun(f"{self.status} {self.message}", retry_after_s=self.retry_after_s, status=self.status)
 
     @property
@@ -118,7 +118,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 def _why_not_connected(error: Exception) -> str:
-    """In few words: aiohttp's own repeat the address, and speak of SSL even for HTTP."""
+    """The reason in few words: aiohttp's own words repeat the address, and mention SSL even for HTTP."""
     is_tls = isinstance(error, aiohttp.ClientSSLError)
     if isinstance(error, aiohttp.ClientConnectorError) and not is_tls and error.os_error.strerror:
         code = error.os_error.errno
@@ -130,14 +130,14 @@ def _why_not_connected(error: Exception) -> str:
 class Wire:
     """A pool of connections to one host with one key. Redirects are never followed: the key stays with its host.
 
-    aiohttp is used directly, because the clients built on it take two to three times the CPU time per request,
-    and at a thousand requests a second CPU is what a replay runs out of first.
+    aiohttp is used directly, because clients built on it take two to three times the CPU time per request, and at a
+    thousand requests a second a replay runs out of CPU first.
     """
 
     def __init__(self, base_url: str, *, api_key: str, timeout_s: float = 120.0, max_connections: int = 64) -> None:
         """`base_url`: everything before the path of an operation. No connection is opened yet.
 
-        Raises InputError where the environment names a proxy that cannot carry HTTP.
+        Raises InputError if the environment names a proxy that cannot carry HTTP.
         """
         self.base_url = base_url.rstrip("/")
         self.requests = 0
@@ -145,7 +145,7 @@ class Wire:
         """How often no connection could be made."""
         self.traffic = Traffic()
         self.server_now: str | None = None
-        """The newest `Date` seen: a lower bound for the server's clock from then on."""
+        """The newest `Date` seen, which is a lower bound for the server's clock from then on."""
         self._headers = {
             "Authorization": f"Bearer {api_key}",
             "Accept": "application/json",
@@ -184,7 +184,7 @@ class Wire:
             outcome = "not begun"
             raise NotBegun(f"no connection to {self.base_url}: {_one_line(str(error))}") from error
         except Exception as error:
-            # Deliberately every class: aiohttp does not say what a malformed response raises.
+            # Deliberately every class, because aiohttp does not document what a malformed response raises.
             reason = f"{type(error).__name__}: {_one_line(self._scrubber.text(str(error)))}"
             raise InDoubt(reason) from (None if self._scrubber.is_in(error) else error)
         finally:
@@ -200,7 +200,7 @@ class Wire:
             await session.close()
 
     def _open(self) -> aiohttp.ClientSession:
-        """The connection pool, made at the first call because it belongs to the event loop running then."""
+        """The connection pool. It is made at the first call, because it belongs to the event loop that runs then."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=_Connector(limit=self._max_connections),
