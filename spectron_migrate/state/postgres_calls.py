@@ -59,6 +59,7 @@ class BoundedThread:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._away_until = float("-inf")
+        self._is_closed = False
 
     @property
     def is_away(self) -> bool:
@@ -68,16 +69,18 @@ class BoundedThread:
     def run(self, ask: Callable[[], _T], budget_s: float) -> _T:
         """The result of `ask`. Raises StateUnreachable after the budget; `ask` may then still be at work.
 
-        If an answer did not come, calls fail at once for a while, whatever their budget.
+        If an answer did not come, calls fail at once for a while, whatever their budget. After `close` they always do.
         """
         if self.is_away:
             raise StateUnreachable("the database of the state did not answer in time a moment ago")
         task = _Task(ask)
         with self._lock:
+            if self._is_closed:
+                raise StateUnreachable("the connection to the database of the state is closed")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="spectron-state", daemon=True)
                 self._thread.start()
-        self._tasks.put(task)
+            self._tasks.put(task)
         if not task.done.wait(budget_s):
             task.is_given_up = True
             self._away_until = time.monotonic() + AWAY_S
@@ -89,8 +92,10 @@ class BoundedThread:
         return task.answer  # type: ignore[return-value]
 
     def close(self) -> None:
-        """End the thread once it has finished its current call."""
-        self._tasks.put(None)
+        """End the thread once it has finished its current call. May be called twice."""
+        with self._lock:
+            self._is_closed = True
+            self._tasks.put(None)
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:

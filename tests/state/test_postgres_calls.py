@@ -93,6 +93,16 @@ def test_what_was_given_up_before_it_began_is_not_begun(monkeypatch: pytest.Monk
     thread.close()
 
 
+def test_nobody_waits_for_what_is_closed() -> None:
+    thread, asked = BoundedThread(), []
+    thread.run(lambda: asked.append(1), 60)
+    thread.close()
+    with pytest.raises(StateUnreachable, match="is closed"):
+        thread.run(lambda: asked.append(2), 1000)
+    thread.close()
+    assert [1] == asked
+
+
 def test_appends_of_many_hosts_are_read_without_a_gap(location: PostgresLocation, log: PostgresCallLog) -> None:
     logs = [PostgresCallLog(location, budget_s=20) for _ in range(4)]
     done = threading.Event()
