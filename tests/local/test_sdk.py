@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import surrealdb_memory._transport
 from surrealdb_memory import (
     AsyncMemory,
     Memory,
@@ -195,7 +196,8 @@ NOT_SERVED: dict[str, tuple[Any, ...]] = {
 
 @KINDS
 @pytest.mark.parametrize("name", NOT_SERVED)
-def test_what_is_not_served_says_so(make: Any, kind: type[Any], name: str) -> None:
+def test_what_is_not_served_says_so(make: Any, kind: type[Any], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surrealdb_memory._transport, "backoff_schedule", lambda tries: (0.0,) * tries)
     with pytest.raises(MemoryAPIError, match="does not serve this call") as refused:
         make(kind)(name, *NOT_SERVED[name])
     assert 501 == refused.value.status_code

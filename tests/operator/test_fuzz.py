@@ -140,6 +140,8 @@ class Garbage(BaseHTTPRequestHandler):
     """A server that gives the same answer to every request."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # headers and body leave together: else each answer waits for a delayed acknowledgement
     answer: tuple[int, dict[str, str], bytes] = (200, {}, b"")
 
     def do_GET(self) -> None:

@@ -22,6 +22,8 @@ def rewriting_answers(upstream: str, change: Change) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+        wbufsize = -1  # headers and body leave together: else each answer waits for a delayed acknowledgement
 
         def do_GET(self) -> None:
             self.pass_on()
