@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from spectron_migrate.errors import KeyRefused
-from spectron_migrate.local.testing import running_server
 from tests.chaos.replay_chaos import CORNERS, FORGETTING, run
+from tests.support.here import server_here
 from tests.support.oracle import server_turns
 from tests.support.spectron import memory, replay, write_raw
 
@@ -30,7 +30,7 @@ def test_where_the_read_grant_is_missing_nothing_is_sent(user: str, tmp_path: Pa
     grants = {verb: ["user/*"] for verb in ("memory:write", "scope:read", "scope:create")}
     writer = {"writer": {"key": "sk-writer", "grants": grants}}
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
-    with running_server(tmp_path / "data", context="tests", principals=writer) as server:
+    with server_here(tmp_path / "data", context="tests", principals=writer) as server:
         with pytest.raises(KeyRefused, match="lacks memory:read"):
             replay(server, tmp_path / "state", [dump], api_key="sk-writer")
         assert [] == server_turns(server.database)

@@ -15,7 +15,6 @@ import pytest
 
 from spectron_migrate.delivery import deferred
 from spectron_migrate.local.idempotency import IN_FLIGHT
-from spectron_migrate.local.testing import running_server
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.reconcile import Reconciled, reconcile
 from spectron_migrate.migration.round_result import Round
@@ -25,6 +24,7 @@ from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.cutover_state import Step
 from spectron_migrate.state.journal import record_step
 from spectron_migrate.state.routing import Routing, name_of, read_routing
+from tests.support.here import server_here
 from tests.support.oracle import Watch, find_violations, ledger_facts
 from tests.support.proxy import Fault, Gate, Seen, gated, refusing
 from tests.support.replaying import mapping_file
@@ -137,7 +137,7 @@ class Two:
 
 @pytest.fixture
 def two(tmp_path: Path) -> Iterator[Two]:
-    with running_server(tmp_path / "data", context="tests") as server:
+    with server_here(tmp_path / "data", context="tests") as server:
         scene = Scene(Store(tmp_path / "mem0"), server, tmp_path, "ann")
         watch = Watch(scene.state)
         with gated(server.base_url, watch.around) as proxy:

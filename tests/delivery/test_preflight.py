@@ -12,7 +12,7 @@ import pytest
 from spectron_migrate.delivery import preflight
 from spectron_migrate.errors import KeyRefused, NotLegal, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, markers
-from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Memory, NullReporter
 from spectron_migrate.spectron.api import SpectronApi
@@ -29,7 +29,7 @@ def test_who_the_key_is_and_which_scopes_there_are_is_asked_at_once(tmp_path: Pa
     """Neither is answered before both are asked; the list before the plan is for a cutover that is complete."""
     dump = write_raw(tmp_path / "all.json", [memory(1, "ann")])
     # A server of its own, whose scopes are one page of the list.
-    with running_server(tmp_path / "data", context="tests") as server, gated(server.base_url) as gate:
+    with server_here(tmp_path / "data", context="tests") as server, gated(server.base_url) as gate:
 
         def asked(path: str) -> int:
             return sum(seen.method == "GET" and seen.path.endswith(path) for seen in gate.seen)
@@ -155,10 +155,10 @@ def test_two_migrations_of_different_files_into_one_context_do_not_hinder_each_o
 
 def test_a_fresh_server_behind_the_same_endpoint_is_noticed(user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(1, user)])
-    with running_server(context="tests") as first:
+    with server_here(context="tests") as first:
         replay(first, tmp_path / "state", [dump])
     more = write_raw(tmp_path / "more.json", [memory(1, user), memory(2, user)])
-    with running_server(context="tests") as second, pytest.raises(WrongLedger, match="does not have what the ledger"):
+    with server_here(context="tests") as second, pytest.raises(WrongLedger, match="does not have what the ledger"):
         replay(second, tmp_path / "state", [more])
 
 

@@ -14,7 +14,7 @@ import pytest
 from spectron_migrate.dump import open_any
 from spectron_migrate.errors import ExitCode, WrongLedger
 from spectron_migrate.ledger import Ledger
-from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.replay import Replay
 from spectron_migrate.migration.replay_options import ReplayOptions
@@ -455,7 +455,7 @@ def test_a_second_turn_that_a_resend_left_is_residue_also_where_the_run_ended_be
     user: str, tmp_path: Path, hours: int
 ) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
-    with running_server(tmp_path / "data", context="tests", fault_settings={}) as server:
+    with server_here(tmp_path / "data", context="tests", fault_settings={}) as server:
         first = two_turns_of_one_fact(server, tmp_path / "state", dump)
         server.change_faults(ahead_s=hours * 3600)
         second = replay(server, tmp_path / "state", [dump])

@@ -15,7 +15,8 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import plans
 from spectron_migrate.ledger.schema import FORMAT
 from spectron_migrate.ledger.sqlite import LARGEST_JOURNAL
-from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.local.testing import RunningServer
+from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import replay_in_no_time
 from tests.support.spectron import memory, replay, write_raw
@@ -80,7 +81,7 @@ def test_a_ledger_from_which_nothing_was_sent_belongs_to_no_context_yet(
     def refuses_the_key(seen: Seen) -> Fault:
         return refusing(401, "wrong key") if seen.path.endswith("/me") else "none"
 
-    with running_server(tmp_path / "other", context="testz") as other:
+    with server_here(tmp_path / "other", context="testz") as other:
         with misbehaving(other.base_url, refuses_the_key) as proxy, pytest.raises(KeyRefused):
             replay(other, state, [raw], endpoint=proxy.base_url)
         with Ledger.open_for_reading(state) as ledger:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from spectron_migrate.errors import Incomplete, Interrupted, Unreachable
-from spectron_migrate.local.testing import running_server
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.mem0.stores.qdrant_changes import QdrantChanges
 from spectron_migrate.migration.compare_beside import BesideComparison, ComparedBeside
@@ -27,6 +26,7 @@ from spectron_migrate.state.following import COMPARES_BESIDE, FOLLOW_FILE, FOLLO
 from spectron_migrate.state.journal import record_step
 from spectron_migrate.state.store import read_object, store_at
 from tests.mem0.qdrant_points import uuid
+from tests.support.here import server_here
 from tests.support.scene import PgStore, Scene, Store
 
 pytestmark = pytest.mark.slow
@@ -244,7 +244,7 @@ def test_of_a_table_of_postgres_as_well(tmp_path: Path, postgres: str, seed: int
 
 def play(tmp_path: Path, store: Store, dice: random.Random) -> None:
     """Applications write and rounds run between the rows of a reading; afterwards one change is hidden from them."""
-    with running_server(tmp_path / "data", context="tests") as server:
+    with server_here(tmp_path / "data", context="tests") as server:
         scene = Scene(store, server, tmp_path, "user")
         living = set(range(40))
         for number in living:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from spectron_migrate.errors import MigrateError
-from spectron_migrate.local.testing import running_server
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.rounds import Rounds
 from spectron_migrate.records import Memory
 from tests.support import oracle
+from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.scene import PgStore, Scene, Store
 
@@ -72,7 +72,7 @@ def play(tmp_path: Path, store: Store, seed: int) -> None:
     def choose(seen: Seen) -> Fault:
         return dice.choice(FAULTS) if seen.path.endswith("/facts") and dice.random() < 0.15 else "none"
 
-    with running_server(tmp_path / "data", context="tests") as server, misbehaving(server.base_url, choose) as proxy:
+    with server_here(tmp_path / "data", context="tests") as server, misbehaving(server.base_url, choose) as proxy:
         scene = Scene(store, server, tmp_path, "user")
         scene.endpoint = proxy.base_url
         application, rounds = Application(scene, dice), scene.rounds()

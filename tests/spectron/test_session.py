@@ -16,7 +16,8 @@ import pytest
 from spectron_migrate import SpectronClient
 from spectron_migrate.errors import InputError, KeyRefused, NotLegal, Unreachable
 from spectron_migrate.local.faults import Fault as Stored
-from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.local.testing import RunningServer
+from tests.support.here import server_here
 from tests.support.proxy import CannedAnswer, Fault, Seen, misbehaving
 from tests.support.replaying import forged, one_session_for_all, refused_connections
 from tests.support.spectron import turns_of
@@ -119,7 +120,7 @@ def test_profile_and_forget_work_with_a_key_that_ends_at_the_scope() -> None:
     only = ["user/alice", "user/alice/*"]
     verbs = ("memory:read", "memory:write", "memory:forget", "scope:read", "scope:create")
     narrow = {"alices": {"key": "sk-alice-0123456789", "grants": dict.fromkeys(verbs, only)}}
-    with running_server(context="tests", principals=narrow) as server:
+    with server_here(context="tests", principals=narrow) as server:
 
         async def work() -> tuple[dict[str, Any], int]:
             async with client(server, api_key="sk-alice-0123456789").sessions.create(
