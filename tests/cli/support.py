@@ -15,6 +15,7 @@ from typing import Any
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.rehearsal.subprocesses import clean_environment
 from tests.support import output
+from tests.support.command import command
 
 _PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
 
@@ -55,8 +56,8 @@ def run_in(
     prepare: Callable[[], None] = obey_permissions,
     *,
     endpoint: str | None = None,
-) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """A command that may fail, but neither with a traceback nor without its one JSON object."""
+) -> dict[str, Any]:
+    """The object of a command in a process that may do less; it may fail, but as `checked` says."""
     ended = subprocess.run(
         command_line(*words, "--json"),
         cwd=folder,
@@ -67,9 +68,19 @@ def run_in(
         timeout=60,
         check=False,
     )
+    return checked(ended)
+
+
+def run_here(folder: Path, server: RunningServer, words: list[str]) -> dict[str, Any]:
+    """The object of the same command in this process, where nothing is forbidden."""
+    return checked(command(folder, *words, "--json", environment=environment_for(server)))
+
+
+def checked(ended: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The object of a command that may have failed, but neither with a traceback nor without its one JSON object."""
     assert "Traceback" not in ended.stderr
     assert 1 == ended.stdout.count("\n"), ended.stdout + ended.stderr
     answer = json.loads(ended.stdout)
     output.check(answer)
     assert ended.returncode == answer["exit_code"]
-    return ended, answer
+    return dict(answer)

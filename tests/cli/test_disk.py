@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spectron_migrate.local.testing import RunningServer
-from tests.cli.support import command_line, environment_for, full_disk, run_in
+from tests.cli.support import command_line, environment_for, full_disk, run_here, run_in
 from tests.support.spectron import memory, write_raw
 
 pytestmark = pytest.mark.slow
@@ -57,7 +57,7 @@ def test_no_command_calls_a_directory_that_it_cannot_write_a_bug(
     place = tmp_path / "place"
     a_read_only_directory(place)
     words = [str(place) if word == "PLACE" else word for word in COMMANDS[command]]
-    _, answer = run_in(tmp_path, spectron, words)
+    answer = run_in(tmp_path, spectron, words)
     assert 1 != answer["exit_code"], answer
 
 
@@ -83,7 +83,7 @@ def test_a_path_that_takes_no_directory_is_named_in_one_sentence(
     path.parent.mkdir()
     place(path)
     words = [str(path) if word == "PLACE" else word for word in COMMANDS[command]]
-    _, answer = run_in(tmp_path, spectron, words)
+    answer = run_in(tmp_path, spectron, words)
     assert 2 == answer["exit_code"], answer
     assert str(path.parent) in answer["error"]["message"]
     assert "\n" not in answer["error"]["message"]
@@ -96,7 +96,7 @@ def test_a_full_disk_is_one_sentence_with_the_path(
     write_raw(tmp_path / "get_all.json", [memory(each, user, "tea " * 400 + str(each)) for each in range(60)])
     place = tmp_path / "place"
     words = [str(place) if word == "PLACE" else word for word in COMMANDS[command]]
-    _, answer = run_in(tmp_path, spectron, words, full_disk(48 * 1024))
+    answer = run_in(tmp_path, spectron, words, full_disk(48 * 1024))
     assert answer["exit_code"] in (2, 7)
     assert "place" in answer["error"]["message"]
 
@@ -107,12 +107,12 @@ def test_a_dry_run_needs_no_directory_that_it_can_write(
 ) -> None:
     write_raw(tmp_path / "get_all.json", [memory(1, user), memory(2, user)])
     if known:
-        run_in(tmp_path, spectron, ["replay", "--dump", "get_all.json", "--limit", "1"])
+        run_here(tmp_path, spectron, ["replay", "--dump", "get_all.json", "--limit", "1"])
         (tmp_path / ".spectron-migrate").chmod(0o500)
     tmp_path.chmod(0o500)
     try:
         before = sorted(os.listdir(tmp_path))
-        _, answer = run_in(tmp_path, spectron, ["replay", "--dump", "get_all.json", "--dry-run"])
+        answer = run_in(tmp_path, spectron, ["replay", "--dump", "get_all.json", "--dry-run"])
         assert 0 == answer["exit_code"], answer
         assert (1 if known else 2) == answer["forecast"]["memories"]
         assert before == sorted(os.listdir(tmp_path))
@@ -124,9 +124,9 @@ def test_status_reads_a_ledger_in_a_directory_that_it_cannot_write(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     write_raw(tmp_path / "get_all.json", [memory(1, user)])
-    run_in(tmp_path, spectron, ["replay", "--dump", "get_all.json"])
+    run_here(tmp_path, spectron, ["replay", "--dump", "get_all.json"])
     (tmp_path / ".spectron-migrate").chmod(0o500)
-    _, answer = run_in(tmp_path, spectron, ["status"])
+    answer = run_in(tmp_path, spectron, ["status"])
     assert 0 == answer["exit_code"], answer
 
 

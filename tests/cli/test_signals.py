@@ -14,6 +14,7 @@ import pytest
 
 from spectron_migrate.local.testing import RunningServer
 from tests.cli.support import command_line, environment_for
+from tests.support.command import command
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, turns_of, write_raw
 
@@ -22,19 +23,13 @@ BOTH = pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.
 NAMESPACE = ["unshare", "--pid", "--fork", "--kill-child"]
 
 
-def run_process(folder: Path, server: RunningServer, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command_line(*words), cwd=folder, env=environment_for(server), capture_output=True, text=True, check=False
-    )
-
-
 @pytest.fixture
 def replayed(spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with a dump that has been replayed."""
     monkeypatch.chdir(tmp_path)
     write_raw(tmp_path / "all.json", [memory(number, user) for number in range(20)])
     for words in (("export", "--from", "all.json"), ("replay",)):
-        assert 0 == run_process(tmp_path, spectron, *words).returncode
+        assert 0 == command(tmp_path, *words, environment=environment_for(spectron)).returncode
     return tmp_path
 
 
@@ -97,7 +92,7 @@ def test_replay_finishes_what_is_in_flight_and_continues_when_it_is_run_again(
     assert 0 < first["written"] < 50
     assert first["written"] == len(turns_of(spectron, user))
 
-    again = run_process(tmp_path, spectron, "replay", "--dump", str(dump), "--json")
+    again = command(tmp_path, "replay", "--dump", str(dump), "--json", environment=environment_for(spectron))
     assert 0 == again.returncode
     assert 50 - first["written"] == json.loads(again.stdout)["written"]
     expected = [f"{user} remembers thing number {number}" for number in range(50)]

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from spectron_migrate.local.testing import RunningServer
-from tests.cli.support import environment_for, full_disk, run_in
+from tests.cli.support import environment_for, full_disk, run_here, run_in
 from tests.mem0.qdrant_points import key_of, point, uuid, write_store
 from tests.support.command import command
 from tests.support.proxy import Fault, Seen, misbehaving
@@ -150,17 +150,17 @@ def test_what_cannot_be_written_is_one_sentence_with_the_path(
     untouched = World(tmp_path / "untouched", spectron, f"{user}-0")
     untouched.make(before)
     words, files = untouched.words(line), untouched.files()
-    usual = run_in(untouched.folder, spectron, words)[1]["exit_code"]
+    usual = run_here(untouched.folder, spectron, words)["exit_code"]
     places = places_of(files, untouched.files())
     for number, place in enumerate(places, 1):
         world = World(tmp_path / f"read-only-{number}", spectron, f"{user}-{number}")
         world.make(before)
         words = world.words(line)
         with read_only(world.folder / place):
-            _, answer = run_in(world.folder, spectron, words)
+            answer = run_in(world.folder, spectron, words)
         check(answer, place, usual)
         if answer["exit_code"] != usual and (untouched.folder / place).is_dir():  # running again is safe
-            again = run_in(world.folder, spectron, words)[1]
+            again = run_here(world.folder, spectron, words)
             # An abort was noted and not published: the second one only publishes it.
             assert again["exit_code"] in (usual, 10 if name == "cutover abort" else usual), (place, answer, again)
 
@@ -174,12 +174,12 @@ def test_a_full_disk_is_one_sentence_with_a_path(
     world = World(tmp_path / "world", spectron, user)
     world.make(before)
     words = world.words(line)
-    _, answer = run_in(world.folder, spectron, words, full_disk(largest))
+    answer = run_in(world.folder, spectron, words, full_disk(largest))
     if answer["exit_code"] not in (0, 4, 5):
         assert answer["exit_code"] in (2, 7)
         assert "\n" not in answer["error"]["message"]
         assert "cannot" in answer["error"]["message"]
-        assert run_in(world.folder, spectron, words)[1]["exit_code"] in (0, 4, 5)
+        assert run_here(world.folder, spectron, words)["exit_code"] in (0, 4, 5)
 
 
 def test_a_review_that_cannot_be_written_is_named(spectron: RunningServer, user: str, tmp_path: Path) -> None:
@@ -190,6 +190,6 @@ def test_a_review_that_cannot_be_written_is_named(spectron: RunningServer, user:
     review = tmp_path / ".spectron-migrate" / "review"
     review.mkdir(parents=True)
     with misbehaving(spectron.base_url, refuse) as proxy, read_only(review):
-        _, answer = run_in(tmp_path, spectron, ["replay", "--dump", "get_all.json"], endpoint=proxy.base_url)
+        answer = run_in(tmp_path, spectron, ["replay", "--dump", "get_all.json"], endpoint=proxy.base_url)
     assert 2 == answer["exit_code"]
     assert ".spectron-migrate/review" in answer["error"]["message"]
