@@ -1,17 +1,15 @@
 """An application that uses the adapter: its users say things, change their mind, and ask at once for what they said.
 
-Usage: python -m tests.adapter.application CONFIG.json NAME LOG CAPTURE; it works until its standard input is closed,
-and takes `read` (write nothing more) and `write` as lines. Each call is a line of JSON in LOG: when it began, what it
-was, whether it went well, and whether Spectron answered. Embeddings are WordLlama's. Where CAPTURE is `messages`, Mem0
-makes two memories of each.
+`main` is called in a process of its own; it works until the other end of its pipe is closed, and takes `read` (write
+nothing more) and `write` from it. Each call is a line of JSON in the log: when it began, what it was, whether it went
+well, and whether Spectron answered. Embeddings are WordLlama's. Where `messages` are captured, Mem0 makes two memories
+of each.
 """
 
 from __future__ import annotations
 
 import json
 import random
-import select
-import sys
 import time
 import traceback
 import uuid
@@ -118,7 +116,7 @@ class Told:
         return isinstance(error, Exception)
 
 
-def main() -> None:
+def main(path: str, name: str, log: str, capture: str, orders: Any) -> None:
     from mem0 import Memory
     from mem0.utils.factory import EmbedderFactory
 
@@ -126,21 +124,16 @@ def main() -> None:
     from tests.adapter.extracting import Extracting
 
     EmbedderFactory.provider_to_class["lmstudio"] = "spectron_migrate.mem0.wordllama_embedder.WordLlamaEmbedding"
-    path, name, log, capture = sys.argv[1:]
     memory = MemoryAdapter(Extracting(Memory.from_config(json.loads(Path(path).read_text()))))
     application, writes = Application(memory, name, Path(log), extracts=capture == "messages"), True
     application.say(f"{name}-seldom")
-    print("at work", flush=True)
+    orders.send("at work")
     while True:
-        if select.select([sys.stdin], [], [], PAUSE_S)[0]:
-            line = sys.stdin.readline()
-            if not line:
+        if orders.poll(PAUSE_S):
+            try:
+                writes = orders.recv() == "write"
+            except EOFError:
                 break
-            writes = line.strip() == "write"
-            print("heard", flush=True)
+            orders.send("heard")
         application.work(writes)
     memory._core.close()
-
-
-if __name__ == "__main__":
-    main()

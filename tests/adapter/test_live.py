@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -21,12 +19,12 @@ from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.records import Memory
 from spectron_migrate.rehearsal.subprocesses import clean_environment
 from spectron_migrate.state.processes import read_processes
+from tests.adapter import application
 from tests.adapter.support import Stage, environment, oss_config
-from tests.support import oracle
+from tests.support import oracle, warm
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.ledger_file]  # it starts processes
-ROOT = Path(__file__).parent.parent.parent
 PATIENCE_S = 300.0
 """Longer than the two minutes for which a round looks for a write that was cut off and that Mem0 has replaced since."""
 
@@ -41,50 +39,56 @@ class Process:
         self.name = name
         self.log = stage.folder / f"{name}.log"
         self.stderr = stage.folder / f"{name}.err"
+        self._calls: list[dict[str, Any]] = []
+        self._read = 0
         home = stage.folder / f"home-{name}"
         home.mkdir()
-        words = ["-m", "tests.adapter.application", str(path), name, str(self.log), capture]
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", *words],
-            cwd=stage.folder,
-            env={
+        self.orders, theirs = warm.pipe()
+        self.process = warm.start(
+            application.main,
+            *(str(path), name, str(self.log), capture, theirs),
+            folder=stage.folder,
+            environment={
                 **clean_environment(os.environ),
                 **environment(stage.server),
                 "HOME": str(home),
                 "MEM0_DIR": str(home / ".mem0"),
-                "PYTHONPATH": str(ROOT),
             },
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.stderr.open("w"),
-            text=True,
+            stderr=self.stderr,
         )
+        theirs.close()
 
     def ready(self) -> Process:
-        assert self.process.stdout is not None
-        assert "at work\n" == self.process.stdout.readline(), self.stderr.read_text()
+        assert "at work" == self.answer()
         return self
 
     def tell(self, word: str) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{word}\n")
-        self.process.stdin.flush()
-        assert "heard\n" == self.process.stdout.readline(), self.stderr.read_text()
+        self.orders.send(word)
+        assert "heard" == self.answer()
+
+    def answer(self) -> str:
+        try:
+            return str(self.orders.recv())
+        except EOFError:
+            raise AssertionError(self.stderr.read_text()) from None
 
     def end(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(PATIENCE_S)
+        self.orders.close()
+        self.process.join(PATIENCE_S)
 
     def ended(self) -> str:
         """Why it ended, for whoever did not expect that."""
         raised = ["".join(call["trace"]) for call in self.calls() if call["error"]]
-        return "\n".join([f"{self.name} ended with {self.process.returncode}", self.stderr.read_text(), *raised[-3:]])
+        return "\n".join([f"{self.name} ended with {self.process.exitcode}", self.stderr.read_text(), *raised[-3:]])
 
     def calls(self) -> list[dict[str, Any]]:
-        lines = self.log.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        """All that it has noted so far; what was read once is not read again."""
+        with self.log.open("rb") as file:
+            file.seek(self._read)
+            lines = [line for line in file if line.endswith(b"\n")]
+        self._calls += [json.loads(line) for line in lines]
+        self._read += sum(map(len, lines))
+        return self._calls
 
 
 class Fleet:
@@ -103,7 +107,7 @@ class Fleet:
         victim = self.live.pop(0)
         self.killed.append(victim.process.pid)
         victim.process.kill()
-        victim.process.wait(PATIENCE_S)
+        victim.process.join(PATIENCE_S)
         self.all.append(Process(self.stage, f"p{len(self.all)}", self.capture))
         self.live.append(self.all[-1].ready())
 
@@ -116,10 +120,13 @@ class Fleet:
         known = {process.name: len(process.calls()) for process in self.live}
 
         def all_did() -> bool:
-            assert [] == [process.ended() for process in self.live if process.process.poll() is not None]
+            assert [] == [process.ended() for process in self.live if not process.process.is_alive()]
             return all(sum(map(holds, process.calls()[known[process.name] :])) >= many for process in self.live)
 
-        wait_until(all_did, seconds=PATIENCE_S, said=lambda: [process.calls()[-3:] for process in self.live])
+        def so_far() -> list[list[dict[str, Any]]]:
+            return [process.calls()[-3:] for process in self.live]
+
+        wait_until(all_did, seconds=PATIENCE_S, every_s=0.1, said=so_far)
 
     def tell(self, word: str) -> None:
         for process in self.live:
@@ -130,7 +137,7 @@ class Fleet:
             process.end()
         for process in self.all:
             process.process.kill()
-            process.process.wait()
+            process.process.join()
 
 
 @pytest.fixture

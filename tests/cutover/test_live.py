@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.records import Memory
 from spectron_migrate.rehearsal.subprocesses import clean_environment
 from spectron_migrate.state.journal import read_journal
-from tests.support import oracle
+from tests.cutover import writer
+from tests.support import oracle, warm
 from tests.support.command import command
 from tests.support.proxy import Fault, Proxy, Seen, misbehaving
 from tests.support.waiting import PATIENCE_S, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.ledger_file]  # it starts processes
-ROOT = Path(__file__).parent.parent.parent
 
 
 @dataclass
@@ -164,44 +165,47 @@ def site(postgres: str, tmp_path: Path, request: pytest.FixtureRequest) -> Itera
 @contextmanager
 def writers(site: Site, count: int) -> Iterator[Callable[[], list[dict[str, int]]]]:
     """Applications that write to Mem0; yields a function that stops them and returns what each did."""
-    running: list[subprocess.Popen[str]] = []
+    running: list[tuple[ForkServerProcess, Any]] = []
     for number in range(count):
         config = {**site.config, "history_db_path": str(site.folder / f"history-{number}.db")}
         path = site.folder / f"mem0-{number}.json"
         path.write_text(json.dumps(config))
         home = site.folder / f"home-{number}"
         home.mkdir()
-        running.append(
-            subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-m", "tests.cutover.writer", str(path), f"app{number}", str(number)],
-                cwd=ROOT,
-                env={
-                    **clean_environment(os.environ),
-                    "HOME": str(home),
-                    "MEM0_DIR": str(home),
-                    "MEM0_TELEMETRY": "False",
-                },
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
+        ours, theirs = warm.pipe()
+        process = warm.start(
+            writer.main,
+            *(str(path), f"app{number}", number, theirs),
+            folder=site.folder,
+            environment={
+                **clean_environment(os.environ),
+                "HOME": str(home),
+                "MEM0_DIR": str(home),
+                "MEM0_TELEMETRY": "False",
+            },
         )
+        theirs.close()
+        running.append((process, ours))
         if number == 0:  # several processes that create Mem0's table at once fail
-            assert running[0].stdout is not None
-            assert "writing" == json.loads(running[0].stdout.readline())
+            assert "writing" == ours.recv()
 
     def stop() -> list[dict[str, int]]:
-        counts = [json.loads(each.communicate(timeout=60)[0].splitlines()[-1]) for each in running]
+        counts = []
+        for process, ours in running:
+            ours.send("stop")
+            while isinstance(told := ours.recv(), str):
+                pass
+            counts.append(told)
+            process.join(60)
         running.clear()
         return counts
 
     try:
         yield stop
     finally:
-        for each in running:
-            each.kill()
-            each.communicate()
+        for process, _ in running:
+            process.kill()
+            process.join()
 
 
 def retry(work: Callable[[], dict[str, Any]], codes: tuple[int, ...] = (0,), *, tries: int = 6) -> dict[str, Any]:

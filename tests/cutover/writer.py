@@ -1,15 +1,13 @@
 """An application that adds, changes and deletes memories in Mem0 and knows nothing of a migration.
 
-Usage: python -m tests.cutover.writer CONFIG.json NAME SEED. It writes until its standard input is closed, then prints
-one line of JSON with how often it did what. Its embeddings are WordLlama's.
+`main` is called in a process of its own. It writes until something comes through its pipe, then tells how often it did
+what. Its embeddings are WordLlama's.
 """
 
 from __future__ import annotations
 
 import json
 import random
-import select
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,22 +19,21 @@ machine a test takes longer, and must not have more and more to move meanwhile."
 TOPICS = ("green tea", "the night train to Berlin", "an old tandem", "two grey cats", "the choir on Thursdays")
 
 
-def main() -> None:
+def main(path: str, name: str, seed: int, orders: Any) -> None:
     from mem0 import Memory
     from mem0.utils.factory import EmbedderFactory
 
     EmbedderFactory.provider_to_class["lmstudio"] = "spectron_migrate.mem0.wordllama_embedder.WordLlamaEmbedding"
-    path, name, seed = sys.argv[1:]
-    memory, dice = Memory.from_config(json.loads(Path(path).read_text())), random.Random(int(seed))
+    memory, dice = Memory.from_config(json.loads(Path(path).read_text())), random.Random(seed)
     mine: list[str] = []
     done: Counter[str] = Counter()
     while True:
         done[act(memory, dice, mine, name, sum(done.values()))] += 1
         if done.total() == 1:
-            print(json.dumps("writing"), flush=True)
-        if select.select([sys.stdin], [], [], PAUSE_S * (1 + done.total() / CALLS))[0]:
+            orders.send("writing")
+        if orders.poll(PAUSE_S * (1 + done.total() / CALLS)):
             break
-    print(json.dumps(done), flush=True)
+    orders.send(dict(done))
 
 
 def act(memory: Any, dice: random.Random, mine: list[str], name: str, number: int) -> str:
@@ -52,7 +49,3 @@ def act(memory: Any, dice: random.Random, mine: list[str], name: str, number: in
         return "changed"
     memory.delete(mine.pop(dice.randrange(len(mine))))
     return "deleted"
-
-
-if __name__ == "__main__":
-    main()

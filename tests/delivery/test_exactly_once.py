@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from spectron_migrate.local.testing import RunningServer
 from tests.support.engines import named
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, replay, turns_of, write_raw
+from tests.support.warm import start_command
 
 pytestmark = pytest.mark.slow
 ANYTHING: tuple[Fault, ...] = (
@@ -129,36 +129,26 @@ def test_kill_9_at_any_point_and_another_run_end_the_same(
 ) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(60)])
     state = tmp_path / "state"
-    command = [
-        sys.executable,
-        "-m",
-        "spectron_migrate",
-        "replay",
-        "--dump",
-        str(dump),
-        "--state",
-        named(state),
-        "--json",
-    ]
+    words = ["replay", "--dump", str(dump), "--state", named(state), "--json"]
     environment = {
         **os.environ,
         "SPECTRON_CONTEXT": spectron.context,
         "SPECTRON_API_KEY": spectron.api_key,
     }
-    running: list[subprocess.Popen[bytes]] = []
+    running: list[ForkServerProcess] = []
 
     def kill_at(seen: Seen) -> Fault:
         if seen.writes_fact and seen.number >= 6 + 9 * point and running:
-            running.pop().send_signal(signal.SIGKILL)
+            running.pop().kill()
             return "cut_after" if point % 2 else "cut_before"
         return "none"
 
     with misbehaving(spectron.base_url, kill_at) as proxy:
         environment["SPECTRON_ENDPOINT"] = proxy.base_url
-        first = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        first = start_command(tmp_path, *words, environment=environment)
         running.append(first)
-        first.communicate(timeout=60)
-        assert -signal.SIGKILL == first.returncode
+        first.join(60)
+        assert -signal.SIGKILL == first.exitcode
         second = replay(spectron, state, [dump], endpoint=proxy.base_url)
     assert ExitCode.DONE == second.exit_code
     expected = [f"{user} remembers thing number {number}" for number in range(60)]

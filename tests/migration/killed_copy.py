@@ -1,4 +1,4 @@
-"""`python -m tests.migration.killed_copy N FROM TO`: a `state copy` that is killed at its N-th change or statement.
+"""A `state copy` that is killed at its N-th change or statement, in a process of its own.
 
 `seal+N`: at the N-th after the one that seals the source.
 """
@@ -16,9 +16,8 @@ from spectron_migrate.database.postgres import PostgresDatabase
 _CHANGES = ("os.rename", "os.remove", "os.truncate", "os.rmdir", "sqlite3.connect")
 
 
-def main() -> None:
+def main(at: str, source: str, target: str) -> None:
     """Counts renames, removals, files opened for writing, and statements of Postgres."""
-    at, source, target = sys.argv[1:]
     left = int(at.removeprefix("seal+"))
     begun = not at.startswith("seal+")
 
@@ -45,7 +44,3 @@ def main() -> None:
     code = run(["state", "copy", source, target, "-q"])
     sys.stderr.write(f"counted to {left}\n")
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

@@ -21,17 +21,20 @@ def write_settings(folder: Path, store: Store, *, settle: str = "0s") -> Path:
     return file
 
 
-def following(folder: Path, server: RunningServer, *words: str, endpoint: str | None = None) -> subprocess.Popen[str]:
-    environment = {
+def environment_of(server: RunningServer) -> dict[str, str]:
+    return {
         **clean_environment(os.environ),
-        "SPECTRON_ENDPOINT": endpoint or server.base_url,
+        "SPECTRON_ENDPOINT": server.base_url,
         "SPECTRON_CONTEXT": server.context,
         "SPECTRON_API_KEY": server.api_key,
     }
+
+
+def following(folder: Path, server: RunningServer, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "spectron_migrate", "replay", "--follow", *words],
         cwd=folder,
-        env=environment,
+        env=environment_of(server),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -6,12 +6,11 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -29,6 +28,7 @@ from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import TODAY, complete_scan, mapping_file
 from tests.support.scene import RecordingReporter, Scene, Store
 from tests.support.spectron import memory, replay, turns_of, write_raw
+from tests.support.warm import start_command
 from tests.verify.support import verify
 
 pytestmark = pytest.mark.slow
@@ -468,14 +468,14 @@ def test_an_adoption_that_is_killed_goes_on_and_nothing_else_may_write(
 
 def killed(server: RunningServer, folder: Path, dump: Path, at: int) -> None:
     """An adoption in a process of its own, killed at its n-th request."""
-    running: list[subprocess.Popen[bytes]] = []
+    running: list[ForkServerProcess] = []
     count = 0
 
     def kill(_: Seen) -> Fault:
         nonlocal count
         count += 1
         if count == at:
-            running[0].send_signal(signal.SIGKILL)
+            running[0].kill()
         return "none"
 
     with misbehaving(server.base_url, kill) as proxy:
@@ -487,10 +487,9 @@ def killed(server: RunningServer, folder: Path, dump: Path, at: int) -> None:
         }
         state = named(folder / "state")
         words = ["replay", "--adopt", "--max-in-flight", "2", "--dump", str(dump), "--state", state, "--json"]
-        command = [sys.executable, "-m", "spectron_migrate", *words]
-        running.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE))
-        running[0].communicate(timeout=60)
-    assert -signal.SIGKILL == running[0].returncode
+        running.append(start_command(folder, *words, environment=environment))
+        running[0].join(60)
+    assert -signal.SIGKILL == running[0].exitcode
 
 
 def test_a_backup_taken_while_following_goes_on(server: RunningServer, tmp_path: Path) -> None:

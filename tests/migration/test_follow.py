@@ -7,8 +7,8 @@ import json
 import os
 import random
 import signal
-import subprocess
 from datetime import datetime
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,12 @@ from spectron_migrate.state.routing import name_of, read_routing
 from spectron_migrate.state.store import read_object
 from spectron_migrate.state.unreachable import StateUnreachable
 from tests.mem0.qdrant_points import uuid
-from tests.migration.support import following, read_until, write_settings
+from tests.migration.support import environment_of, following, read_until, write_settings
+from tests.support.command import command
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.scene import NOON, Scene, Store
 from tests.support.spectron import turns_of
+from tests.support.warm import start_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -271,16 +273,21 @@ def test_json_is_one_object_and_useless_options_are_refused(spectron: RunningSer
     store = Store(tmp_path / "mem0")
     store.put(1, "one", user, datetime.fromisoformat("2026-05-01T00:00:00Z"))
     write_settings(tmp_path, store)
-    out, _ = following(tmp_path, spectron, "--json", "--max-seconds", "1").communicate(timeout=60)
-    told = json.loads(out)
+
+    def follow(*words: str) -> dict[str, Any]:
+        words = ("replay", "--follow", "--json", *words)
+        answer: dict[str, Any] = json.loads(command(tmp_path, *words, environment=environment_of(spectron)).stdout)
+        return answer
+
+    told = follow("--max-seconds", "1")
     assert 0 == told["exit_code"]
     assert 1 == told["written"]
     assert 0 == told["waiting"]
     assert "the time limit was reached" == told["ended"]
     for useless in (["--user", user, "--limit", "3"], ["--dry-run"]):
-        process = following(tmp_path, spectron, "--json", *useless)
-        assert 2 == process.wait(60)
-        assert "--follow" == json.loads(process.communicate()[0])["error"]["message"].split()[0]
+        refused = follow(*useless)
+        assert 2 == refused["exit_code"]
+        assert "--follow" == refused["error"]["message"].split()[0]
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -291,7 +298,7 @@ def test_kill_9_at_any_moment_and_another_start_end_the_same(
     store = Store(tmp_path / "mem0")
     write_settings(tmp_path, store)
     number = 0
-    running: list[subprocess.Popen[str]] = []
+    running: list[ForkServerProcess] = []
     fatal = [0]
 
     def kill_at(seen: Seen) -> Fault:
@@ -306,9 +313,10 @@ def test_kill_9_at_any_moment_and_another_start_end_the_same(
                 number += 1
                 store.put(number, f"thing {number:03d}", user, _at(number))
             fatal[0] = dice.randrange(2, 12)
-            running.append(following(tmp_path, spectron, endpoint=proxy.base_url))
-            running[-1].communicate(timeout=60)
-            assert -signal.SIGKILL == running[-1].returncode
+            environment = {**environment_of(spectron), "SPECTRON_ENDPOINT": proxy.base_url}
+            running.append(start_command(tmp_path, "replay", "--follow", environment=environment))
+            running[-1].join(60)
+            assert -signal.SIGKILL == running[-1].exitcode
     process = following(tmp_path, spectron)
     read_until(process, lambda line: "round 1:" in line)
     process.terminate()

@@ -41,8 +41,9 @@ from spectron_migrate.state.routing_reader import RoutingReader, RoutingUnreadab
 from spectron_migrate.state.seal import SEAL, StateBusy, StateMoved
 from spectron_migrate.state.store import StateStore
 from spectron_migrate.state.use import use_state
+from tests.migration import killed_copy
 from tests.state.steps import MIGRATION, step
-from tests.support import output
+from tests.support import output, warm
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import expected_texts, is_write, replay_in_no_time, texts
 from tests.support.scene import Store
@@ -267,14 +268,11 @@ def test_killed_at_any_moment_one_place_is_the_state_and_another_run_finishes(
         expected = copy(state, database).tables
         source, target = target, str(tmp_path / "back")
     moment = random.Random(f"{way} {at}").randint(1, 160) if isinstance(at, int) else at
-    killed = subprocess.run(
-        [sys.executable, "-m", "tests.migration.killed_copy", str(moment), source, target],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        timeout=60,
-    )
-    assert -signal.SIGKILL == killed.returncode, killed.stderr
+    words = (str(moment), source, target)
+    said = tmp_path / "said.txt"
+    killed = warm.start(killed_copy.main, *words, folder=tmp_path, environment=os.environ, stderr=said)
+    killed.join(60)
+    assert -signal.SIGKILL == killed.exitcode, said.read_text()
     assert 1 == [is_state(place_of(source)), is_state(place_of(target))].count(True), moment
     again = copy(place_of(source), place_of(target))
     assert not is_state(place_of(source))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from tests.support.oracle import find_violations
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import is_write
 from tests.support.spectron import memory, write_raw
+from tests.support.warm import start_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.ledger_file]  # it moves states between files and Postgres itself
 USERS, EACH = 6, 6
@@ -33,31 +33,26 @@ def users(led_to: RunningServer, user: str) -> list[str]:
     return named
 
 
-def started(*words: str, endpoint: str) -> subprocess.Popen[str]:
+def started(*words: str, endpoint: str) -> ForkServerProcess:
     """A command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "spectron_migrate", *words, "--json"],
-        env={**os.environ, "SPECTRON_ENDPOINT": endpoint},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    return start_command(Path.cwd(), *words, environment={**os.environ, "SPECTRON_ENDPOINT": endpoint})
 
 
 def killed_at(server: RunningServer, at: int, *words: str) -> None:
     """A replay that is killed at its n-th write, whose answer nobody gets."""
-    running: list[subprocess.Popen[str]] = []
+    running: list[ForkServerProcess] = []
     writes = iter(range(1, 1000))
 
     def kill(seen: Seen) -> Fault:
         if is_write(seen) and next(writes) == at:
-            running[0].send_signal(signal.SIGKILL)
+            running[0].kill()
             return "cut_after"
         return "none"
 
     with misbehaving(server.base_url, kill) as proxy:
         running.append(started("replay", *words, endpoint=proxy.base_url))
-        running[0].communicate(timeout=120)
-    assert -signal.SIGKILL == running[0].returncode
+        running[0].join(120)
+    assert -signal.SIGKILL == running[0].exitcode
 
 
 def violations(server: RunningServer, state: str, users: list[str]) -> list[str]:
@@ -75,8 +70,8 @@ def test_moved_in_the_middle_and_finished_by_three_workers(
     assert 0 == run(["state", "copy", "state", postgres_state, "-q"])
     workers = [started("replay", "--state", postgres_state, endpoint=led_to.base_url) for _ in range(3)]
     for each in workers:
-        shown, _ = each.communicate(timeout=120)
-        assert 0 == each.returncode, shown
+        each.join(120)
+        assert 0 == each.exitcode
     assert [] == violations(led_to, postgres_state, users)
     assert 2 == run(["replay", "--state", "state"])
 

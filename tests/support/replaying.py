@@ -6,11 +6,10 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from spectron_migrate.spectron.api import SpectronApi
 from tests.support.engines import named
 from tests.support.proxy import Fault, Proxy, Seen, misbehaving, refusing
 from tests.support.spectron import turns_of
+from tests.support.warm import start_command
 
 NONE = "infer: none\n"
 BATCH = "infer: none\nwrite: batch\n"
@@ -91,11 +91,11 @@ def killed(
     mapping: Path | None = None,
 ) -> None:
     """A replay in a process of its own, killed at the first write that `when` is true of; that one gets the fault."""
-    running: list[subprocess.Popen[bytes]] = []
+    running: list[ForkServerProcess] = []
 
     def kill(seen: Seen) -> Fault:
         if seen.writes_fact and when(seen):
-            running[0].send_signal(signal.SIGKILL)
+            running[0].kill()
             return fault
         return "none"
 
@@ -106,21 +106,11 @@ def killed(
             "SPECTRON_API_KEY": server.api_key,
             "SPECTRON_ENDPOINT": proxy.base_url,
         }
-        command = [
-            sys.executable,
-            "-m",
-            "spectron_migrate",
-            "replay",
-            "--dump",
-            str(dump),
-            "--state",
-            named(folder / "state"),
-            "--json",
-            *(["--mapping", str(mapping)] if mapping else []),
-        ]
-        running.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE))
-        running[0].communicate(timeout=60)
-        assert -signal.SIGKILL == running[0].returncode
+        words = ["replay", "--dump", str(dump), "--state", named(folder / "state"), "--json"]
+        words += ["--mapping", str(mapping)] if mapping else []
+        running.append(start_command(folder, *words, environment=environment))
+        running[0].join(60)
+    assert -signal.SIGKILL == running[0].exitcode
 
 
 def mem0_row(user: str, number: int, text: str) -> Memory:
