@@ -98,24 +98,24 @@ MYPY = ["-m", "mypy", "--strict", "--no-error-summary", "--python-executable", s
 PYRIGHT = ["-m", "basedpyright", "--level", "error", "--pythonpath", sys.executable]
 
 
-def lines_with_errors(folder: Path, checker: list[str], text: str) -> set[int]:
-    """The lines of a file that a type checker finds fault with."""
-    (folder / "application.py").write_text(text)
+def lines_with_errors(folder: Path, checker: list[str], texts: dict[str, str]) -> dict[str, set[int]]:
+    """The lines of each file with which a type checker, asked once, finds fault."""
+    for name, text in texts.items():
+        (folder / name).write_text(text)
     (folder / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": "standard"}))
-    ended = subprocess.run(
-        [sys.executable, *checker, "application.py"], cwd=folder, capture_output=True, text=True, timeout=110
-    )
-    found = [line for line in ended.stdout.splitlines() if "application.py:" in line and " error" in line]
-    words = [line.split("application.py:")[1].split(":")[0] for line in found]
+    ended = subprocess.run([sys.executable, *checker, *texts], cwd=folder, capture_output=True, text=True, timeout=110)
     assert ended.returncode in (0, 1), ended
-    return {int(word) for word in words}
+    found = [line for line in ended.stdout.splitlines() if " error" in line]
+    return {
+        name: {int(line.split(f"{name}:")[1].split(":")[0]) for line in found if f"{name}:" in line} for name in texts
+    }
 
 
 @pytest.mark.parametrize("checker", [MYPY, PYRIGHT], ids=["mypy", "pyright"])
 def test_type_checkers_know_mem0s_methods_and_find_misspelled_ones(tmp_path: Path, checker: list[str]) -> None:
-    assert set() == lines_with_errors(tmp_path, checker, GOOD)
-    wrong = [number for number, line in enumerate(BAD.splitlines(), 1) if line.startswith("    ")]
-    assert set(wrong) == lines_with_errors(tmp_path, checker, BAD)
+    wrong = {number for number, line in enumerate(BAD.splitlines(), 1) if line.startswith("    ")}
+    expected = {"application.py": set(), "misspelled.py": wrong}
+    assert expected == lines_with_errors(tmp_path, checker, {"application.py": GOOD, "misspelled.py": BAD})
 
 
 def test_every_error_an_application_may_meet_is_exported_and_says_its_hint() -> None:
