@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import signal
@@ -19,6 +20,7 @@ from spectron_migrate.rehearsal.subprocesses import FOREIGN_PREFIXES
 from spectron_migrate.spectron.wire import Response, Wire
 from tests.support import contract
 from tests.support.engines import VARIABLE, engines_of, states_in_postgres
+from tests.support.examples import PROFILE, examples
 from tests.support.scene import scene
 
 __all__ = ["scene"]
@@ -27,11 +29,11 @@ MOST_WORKERS = 12
 """Beyond so many, starting them costs more than they give."""
 
 
-_HOWEVER_SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+_HOWEVER_SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=examples(100))
 """A busy machine fails no test."""
 settings.register_profile("repeatable", _HOWEVER_SLOW, derandomize=True)
 settings.register_profile("random", _HOWEVER_SLOW, print_blob=True)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+settings.load_profile(PROFILE)
 """The same examples in every run, so that a change is to blame where a run fails; `make chaos` tries new ones."""
 
 
@@ -115,6 +117,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays until the end: no garbage collection looks at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -39,6 +39,7 @@ from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.records import Filters, Memory, NullReporter, SourceInfo, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from tests.local.support import embedder
+from tests.support.examples import examples
 from tests.support.oracle import Watch, find_violations
 from tests.support.proxy import Fault, Seen, serving
 
@@ -375,7 +376,7 @@ TestMigration = Migration.TestCase
 MANY = int(os.environ.get("STATEFUL_EXAMPLES", "0"))
 """More of them than a test may take, each time others."""
 TestMigration.settings = settings(
-    max_examples=MANY or 30,
+    max_examples=MANY or examples(50),
     stateful_step_count=15,
     deadline=None,
     phases=[Phase.generate],  # what failed is told with its requests; shrinking takes minutes

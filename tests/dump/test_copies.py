@@ -13,6 +13,7 @@ from spectron_migrate.dump import open_dump
 from spectron_migrate.dump.copies import IDENTICAL, OLDER, OTHER, OTHER_OWNER, OTHER_TEXT
 from spectron_migrate.records import Memory, SourceInfo
 from tests.support.dumping import memory, scan, texts
+from tests.support.examples import examples
 
 ROW = st.builds(
     memory,
@@ -24,7 +25,7 @@ ROW = st.builds(
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(ROW, max_size=12), st.randoms())
 def test_copies_in_files_are_merged_the_same_way_in_any_order(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Memory], random: Any

@@ -26,6 +26,7 @@ from spectron_migrate.migration.planning import make_plan
 from spectron_migrate.records import Filters, Memory, Placement, format_time
 from tests.support.dumping import memory, scan
 from tests.support.engines import VARIABLE
+from tests.support.examples import examples
 from tests.support.scene import RecordingReporter
 
 pytestmark = pytest.mark.slow
@@ -350,7 +351,7 @@ STEP = st.one_of(
 
 
 # Each makes a ledger, which takes a schema longer than a file; the rule is the same.
-@settings(max_examples=30 if os.environ.get(VARIABLE) == "postgres" else 120, deadline=None)
+@settings(max_examples=examples(30 if os.environ.get(VARIABLE) == "postgres" else 120), deadline=None)
 @given(st.sampled_from(["oss", "files"]), st.lists(STEP, min_size=4, max_size=16))
 def test_the_ledgers_newest_text_is_mem0s_newest_text_or_the_memory_is_named(
     source: str, steps: Sequence[tuple[str, str, int]]

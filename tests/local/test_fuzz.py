@@ -15,6 +15,7 @@ from spectron_migrate.local.calls import SERVED
 from spectron_migrate.local.engine import API_VERSIONS
 from tests.local.support import Spectron, spectron
 from tests.support import contract
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -137,7 +138,9 @@ def busy(request: pytest.FixtureRequest) -> Iterator[tuple[Spectron, list[str]]]
 
 @pytest.mark.skipif(contract.document() is None, reason="not checked: random requests from the published API document")
 @settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(400),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
 def test_every_generated_request_gets_a_published_answer_and_no_500(

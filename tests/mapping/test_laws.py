@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from spectron_migrate.mapping import ScopeMapping, Unmapped, lens, segment, segments
 from spectron_migrate.records import Memory, Placement, Skipped
 from tests.mapping.strategies import IDS, kindred, mapping_texts, memories, sound, write_table
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +28,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-often = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+often = settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 
 
 def uses(rule: dict[str, Any], field: str) -> bool:

@@ -10,6 +10,7 @@ from spectron_migrate.mapping import Lens, NotServable, ScopeMapping, covers, lo
 from spectron_migrate.records import Memory, Placement, Selector
 from tests.mapping.strategies import IDS, kindred, mapping_texts, sound, write_table
 from tests.mapping.support import mapping_of
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +47,7 @@ def lens_of(mapping: ScopeMapping, memory: Memory, names: tuple[str, ...]) -> Le
         return None
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=examples(250), deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(mapping_texts(), kindred())
 def test_the_lens_law(tables: Path, text: str, found: list[Memory]) -> None:
     """For every memory and every filter that matches it, the lens covers it or the filter is refused."""

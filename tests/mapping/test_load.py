@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.mapping import DEFAULT_MAPPING, ScopeMapping, load_mapping, parse_mapping
 from tests.mapping.support import TENANTS, mapped, mapping_of
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -191,7 +192,7 @@ def loads_or_refuses(text: str, folder: Path) -> None:
     assert "\x1b" not in said
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.text() | st.text("-:{}[]&*!|>'\"%@`#,? \n\tab10~<=", max_size=60))
 def test_any_text_is_a_mapping_or_refused(text: str) -> None:
     """No mistake of a user is a traceback."""
@@ -199,7 +200,7 @@ def test_any_text_is_a_mapping_or_refused(text: str) -> None:
     loads_or_refuses(f"version: 1\nrules:\n  - {text}", Path("/nonexistent"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.dictionaries(words, trees, max_size=6), st.lists(st.dictionaries(words, trees, max_size=4), max_size=3))
 def test_any_tree_is_a_mapping_or_refused(top: dict[str, Any], rules: list[dict[str, Any]]) -> None:
     """Known keys at any level."""
@@ -220,7 +221,7 @@ def test_text_that_breaks_parsers_is_refused(text: str) -> None:
 cells = st.text(st.characters(codec="utf-8"), max_size=8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.text(max_size=60)
     | st.lists(st.tuples(cells, cells), max_size=5).map(lambda rows: "user_id,org\n" + "\n".join(map(",".join, rows)))

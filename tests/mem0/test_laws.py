@@ -19,6 +19,7 @@ from spectron_migrate.mem0.normalise import normalise
 from spectron_migrate.mem0.unreadable import UnreadableFields
 from spectron_migrate.records import Memory, Skipped
 from tests.mem0.conftest import NOW
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +41,7 @@ def memory(row: Any) -> Memory:
     return result
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.sampled_from(READABLE), JSON | TIMES)
 def test_a_value_that_is_there_is_read_or_quoted_with_its_id(name: str, value: Any) -> None:
     """Only nothing, an empty text, list or object, and what languages write for a missing time may be quiet."""
@@ -121,7 +122,7 @@ SHAPES: list[Spelling] = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(OWNERS, OWN, METADATA)
 def test_a_memory_is_the_same_and_goes_to_the_same_scope_from_every_source(
     owners: dict[str, str], own: dict[str, str], more: dict[str, Any]
@@ -201,7 +202,7 @@ def documents(draw: st.DrawFn) -> tuple[Any, list[str]]:
     return envelope(2, TEXT_NAMES), sentences
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(documents())
 def test_every_sentence_in_a_row_is_in_a_memory_or_the_reading_is_not_complete(document: tuple[Any, list[str]]) -> None:
     from spectron_migrate.errors import InputError
@@ -226,7 +227,7 @@ def test_every_sentence_in_a_row_is_in_a_memory_or_the_reading_is_not_complete(d
 COUNTERS = ["count", "total", "total_count", "size", "num_results", "length", "total_results", "totalCount", "n"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.integers(1, 30),
     st.lists(st.sampled_from(COUNTERS), max_size=3, unique=True),

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from spectron_migrate.mem0 import seen_ids
 from spectron_migrate.mem0.seen_ids import SeenMemories
 from tests.support.dumping import memory
+from tests.support.examples import examples
 
 ROWS = st.lists(st.tuples(st.integers(0, 40), st.sampled_from(["dana", "emil"])), max_size=60)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(ROWS, st.integers(1, 9), st.sampled_from([0, 5, 1000]))
 def test_a_memory_counts_once_for_its_owner(rows: list[tuple[int, str]], batch: int, most: int) -> None:
     first = {f"m{number}": user for number, user in reversed(rows)}

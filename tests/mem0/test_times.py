@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from spectron_migrate.mem0.times import utc_time
 from spectron_migrate.records import format_time
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -61,20 +62,20 @@ def spelled(moment: datetime, spelling: str) -> str:
     return moment.strftime(spelling.replace("%:z", f"{offset[:3]}:{offset[3:]}"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(SECONDS, ZONES, st.sampled_from(SPELLINGS))
 def test_any_spelling_with_a_zone_is_that_moment(local: datetime, zone: timezone, spelling: str) -> None:
     moment = local.replace(tzinfo=zone)
     assert format_time(moment) == utc_time(spelled(moment, spelling))[0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(SECONDS, st.sampled_from(IN_UTC))
 def test_a_spelling_in_utc_or_without_a_zone_is_read_as_utc(local: datetime, spelling: str) -> None:
     assert format_time(local.replace(tzinfo=UTC)) == utc_time(local.strftime(spelling))[0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(SECONDS, st.sampled_from(WRAPPERS))
 def test_any_number_since_1970_is_that_moment_in_whatever_unit(local: datetime, wrapped: Any) -> None:
     moment = local.replace(tzinfo=UTC)

@@ -28,6 +28,7 @@ from spectron_migrate.migration.export import ExportSummary, run_export
 from spectron_migrate.records import Filters, Memory, NullReporter, Skipped, SourceInfo, canonical_json
 from tests.mem0.conftest import NOW, VERSIONS, App, mem0_app, sample_config, sample_rows
 from tests.support.dumping import memory
+from tests.support.examples import examples
 
 pytestmark = [pytest.mark.slow, pytest.mark.ledger_file]  # it has no state
 
@@ -355,7 +356,7 @@ ODD_ROWS = st.one_of(
 
 
 @given(rows=st.lists(ODD_ROWS, max_size=12), again=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_every_row_is_a_memory_or_is_named_with_a_reason(rows: list[Any], again: bool) -> None:
     """Nothing is silently dropped, doubled or invented."""
     with tempfile.TemporaryDirectory() as place:

@@ -23,6 +23,7 @@ from spectron_migrate.settings import (
     VerifySettings,
     load_settings,
 )
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -398,7 +399,9 @@ def loads_or_refuses(text: str) -> None:
     assert "\x1b" not in said
 
 
-fuzzed = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzzed = settings(
+    max_examples=examples(250), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10) | st.just("${HOME}")
 words = st.sampled_from(
     ["mem0", "oss", "config", "server", "base_url", "api_key", "files", "file", "spectron", "endpoint", "context",

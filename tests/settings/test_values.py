@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectron_migrate.settings import is_loopback, parse_endpoint
+from tests.support.examples import examples
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_only_this_machine_is_loopback() -> None:
     assert [] == [host for host in outside if is_loopback(host)]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 @given(st.text() | st.from_regex(r"https?://[a-z0-9.:@\[\]%/?#\\-]{0,20}"))
 def test_any_text_is_an_endpoint_or_refused(text: str) -> None:
     """No endpoint is plain http to another machine."""

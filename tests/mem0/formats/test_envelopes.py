@@ -17,6 +17,7 @@ from spectron_migrate.mem0.formats.json_stream import read_items
 from spectron_migrate.mem0.normalise import normalise
 from spectron_migrate.records import Memory
 from tests.mem0.conftest import NOW
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +98,7 @@ def memories(text: str) -> list[Memory]:
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(wrapped_rows(), st.sampled_from([1, 7, 40, 1 << 18]))
 def test_any_envelope_around_any_rows_gives_these_rows(file: tuple[str, list[tuple[str, str]]], chunk: int) -> None:
     text, expected = file
@@ -149,7 +150,7 @@ NAMED: list[Callable[[str, str], dict[str, Any]]] = [
 """The ways in which an envelope, or an object in it, names an owner."""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.sampled_from(["user_id", "agent_id", "run_id"]),
     st.text(min_size=1, max_size=6).filter(lambda one: one != "*"),
@@ -187,7 +188,7 @@ def test_what_names_no_owner_or_several_gives_none(beside: dict[str, Any]) -> No
     assert {} == dict(found.entity_ids)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.integers(1, 5), st.booleans(), st.booleans(), st.sampled_from([4, 1 << 18]), st.sampled_from([[], [0.5]]))
 def test_columns_are_rows(size: int, has_documents: bool, is_nested: bool, chunk: int, vectors: list[float]) -> None:
     """As Chroma's `get` and `query` return them, with Mem0's text in the metadata or beside it."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from spectron_migrate.mem0.formats.files import FilesReader
 from tests.mem0.conftest import NOW
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +58,7 @@ def paged_listings(draw: st.DrawFn) -> list[tuple[dict[str, Any], int]]:
     return pages
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(paged_listings(), st.data())
 def test_no_mixture_of_pages_is_complete_while_something_is_missing(
     pages: list[tuple[dict[str, Any], int]], data: st.DataObject
@@ -169,7 +170,7 @@ def test_a_counter_that_may_be_of_its_own_rows_proves_nothing(tmp_path: Path, pa
     assert completeness(tmp_path, *pages) is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.integers(2, 12), st.integers(1, 4), st.sampled_from(["offset", "page", "both"]), st.integers(0, 1), st.data())
 def test_pages_that_say_where_they_are_are_not_complete_while_one_before_another_is_missing(
     size: int, page_size: int, place: str, first_number: int, data: st.DataObject

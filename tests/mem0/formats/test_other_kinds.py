@@ -21,6 +21,7 @@ from spectron_migrate.mem0.formats.files import FILE_LEFT_OUT, FilesReader
 from spectron_migrate.mem0.formats.other_kinds import refuse_other_kinds
 from spectron_migrate.records import Memory, Skipped
 from tests.mem0.conftest import NOW
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -127,7 +128,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(
     st.lists(VALUES, max_size=4) | st.dictionaries(st.text(), VALUES, max_size=4),
     st.sampled_from([None, 0, 1, 4, "\t"]),

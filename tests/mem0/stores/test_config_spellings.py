@@ -17,6 +17,7 @@ from spectron_migrate.mem0.stores.config_spellings import TYPESCRIPT_ONLY, pytho
 from spectron_migrate.mem0.stores.history import history_path
 from spectron_migrate.mem0.stores.oss_config import PROVIDERS, mem0_source_info, read_mem0_config, vector_store
 from spectron_migrate.mem0.stores.store_settings import SETTINGS
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -213,7 +214,9 @@ def identity(folder: Path, config: Any) -> str | None:
         return None
 
 
-SAME_FOLDER = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SAME_FOLDER = settings(
+    max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @SAME_FOLDER

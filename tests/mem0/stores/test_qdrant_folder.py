@@ -28,6 +28,7 @@ from tests.mem0.app import config
 from tests.mem0.conftest import DATA, NOW, VERSIONS, App, sample_config, sample_rows
 from tests.mem0.qdrant_points import key_of, point, uuid, write_store
 from tests.mem0.stores.support import fingerprints
+from tests.support.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -188,7 +189,7 @@ def test_rows_beside_an_application_are_all_read_and_keep_it_from_nothing(
     assert {uuid(number) for number in range(30)} == set(ids)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     plan=st.lists(
         st.tuples(st.integers(0, 40), st.sampled_from(("write", "delete")), st.integers(0, 14)), min_size=1, max_size=40
