@@ -79,7 +79,7 @@ def test_requests_do_not_pile_up_at_a_server_that_lets_them_wait() -> None:
     assert found.limit <= 32
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("sigma", [0.3, 1.0])
 def test_latencies_that_differ_from_text_to_text_do_not_strangle_it(seed: int, sigma: float) -> None:
     server = Server(10_000, noise=lognormal(seed, sigma))
@@ -87,7 +87,7 @@ def test_latencies_that_differ_from_text_to_text_do_not_strangle_it(seed: int, s
     assert sum(server.each_second[second] for second in range(5, SECONDS)) >= 0.9 * (SECONDS - 5) * 64 / 0.1
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_with_noise_it_still_finds_the_capacity(seed: int) -> None:
     server = Server(16, noise=lognormal(seed, 0.7))
     run(server, max_in_flight=256, lanes=400)

@@ -142,7 +142,7 @@ def test_memory_does_not_grow_with_the_file(shape: str) -> None:
         tracemalloc.stop()
         return peak
 
-    assert peak(40_000) < 1.2 * peak(4_000)
+    assert peak(16_000) < 1.2 * peak(4_000)
 
 
 @pytest.mark.parametrize("name", ["memory", "id", "user_id", "payload", "data", "metadata", "hash"])
