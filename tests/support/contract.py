@@ -10,7 +10,7 @@ import copy
 import json
 import os
 import re
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -92,6 +92,7 @@ def problems_in(api: str, method: str, url: str, body: bytes | None) -> list[str
     return found + _unknown_fields(api, method, path, schema, value)
 
 
+@lru_cache(maxsize=10_000)
 def operation(api: str, method: str, path: str) -> dict[str, Any] | None:
     """The published operation of a path."""
     for template, expression in _paths(api):
