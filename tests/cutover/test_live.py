@@ -208,13 +208,17 @@ def writers(site: Site, count: int) -> Iterator[Callable[[], list[dict[str, int]
             process.join()
 
 
-def retry(work: Callable[[], dict[str, Any]], codes: tuple[int, ...] = (0,), *, tries: int = 6) -> dict[str, Any]:
+def retry(work: Callable[[], dict[str, Any]], codes: tuple[int, ...] = (0,)) -> dict[str, Any]:
     """Run a command until it succeeds: while applications write, gates may fail for a moment."""
-    for _ in range(tries):
-        answer = work()
-        if answer["exit_code"] in codes:
-            return answer
-    raise AssertionError(answer)
+    answers: list[dict[str, Any]] = []
+
+    def succeeds() -> bool:
+        answers.append(work())
+        return answers[-1]["exit_code"] in codes
+
+    # A write in doubt whose memory Mem0 has replaced meanwhile holds its lane for two minutes.
+    wait_until(succeeds, seconds=2 * PATIENCE_S, every_s=0.5, said=lambda: answers[-1])
+    return answers[-1]
 
 
 def test_with_four_writers_and_kills_at_every_stage_all_of_mem0_is_in_spectron_once_and_in_order(
@@ -236,8 +240,7 @@ def test_with_four_writers_and_kills_at_every_stage_all_of_mem0_is_in_spectron_o
         follow = site.follow()
         follow.wait_for("round 2:")
 
-        # A write in doubt whose memory Mem0 has replaced meanwhile holds its lane for two minutes.
-        retry(lambda: site.run("dual-verify", "--sample", "10"), (0, 5), tries=60)
+        retry(lambda: site.run("dual-verify", "--sample", "10"), (0, 5))
         if not site.run("cutover", "check")["ready"]:
             retry(lambda: site.run("cutover", "accept", "verdict", "--reason", "writers are at work"), (0, 2))
         for gate in ("application", "calls"):  # these writers know nothing of a migration

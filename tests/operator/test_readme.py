@@ -66,7 +66,7 @@ class Newcomer:
                 answers.append(self.run(shown.command))
             return answers[-1][0] not in NOT_YET
 
-        wait_until(is_ready, every_s=0.2, said=lambda: answers[-1])
+        wait_until(is_ready, every_s=1.0, said=lambda: answers[-1])
         code, output = answers[-1]
         assert 0 == code, (shown.command, output)
         assert [] == shown.missing_from(output), (shown.command, output)

@@ -81,7 +81,7 @@ class Operator:
 
     def until_ready(self, words: list[str]) -> dict[str, Any]:
         """Asks again until it ends with 0: following and comparing take a while."""
-        wait_until(lambda: self.types(words)[0] == 0, every_s=0.2, said=lambda: self.said[-1])
+        wait_until(lambda: self.types(words)[0] == 0, every_s=0.5, said=lambda: self.said[-1])
         return self.said[-1][2]
 
 
