@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import secrets
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.rehearsal import store
 from spectron_migrate.rehearsal.subprocesses import FOREIGN_PREFIXES
 from spectron_migrate.spectron.wire import Response, Wire
 from tests.support import contract
@@ -139,6 +141,17 @@ def _trust_the_machine(url: str) -> None:
         for setting in ("fsync", "full_page_writes"):
             db.execute(f"ALTER SYSTEM SET {setting} = off")
         db.execute("SELECT pg_reload_conf()")
+
+
+@pytest.fixture(scope="session")
+def rehearsal_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config of the Mem0 store of a rehearsal. One worker makes it for all, and no test changes a byte of it."""
+    place = tmp_path_factory.getbasetemp()
+    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+    made = place / "rehearsal" / store.CONFIG
+    with (place / "rehearsal.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return made if made.exists() else store.make_store(made.parent)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from spectron_migrate.cli.app import run
-from spectron_migrate.rehearsal.store import make_store
 from spectron_migrate.rehearsal.subprocesses import clean_environment
 from tests.support.command import command
 from tests.support.here import server_here
@@ -30,9 +29,9 @@ class Migrated:
 
 
 @pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Migrated]:
+def migrated(rehearsal_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Migrated]:
     folder = tmp_path_factory.mktemp("migrated")
-    make_store(folder / "mem0")
+    (folder / "mem0").symlink_to(rehearsal_store.parent)
     (folder / "spectron-migrate.yaml").write_text("version: 1\nmem0: {oss: {config: mem0/mem0.json}}\n")
     with server_here(folder / "spectron", context="verified", api_key="sk-verify") as server:
         variables = {

@@ -18,7 +18,6 @@ import pytest
 from spectron_migrate.database.location import parse_location
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.migration import reconcile
-from spectron_migrate.rehearsal.store import make_store
 from spectron_migrate.rehearsal.subprocesses import clean_environment
 from spectron_migrate.state.following import FOLLOW_FILE
 from spectron_migrate.state.routing_reader import RoutingReader
@@ -90,15 +89,9 @@ class Workplace:
         return answer
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The config of a small real Mem0 store, shared because nothing writes to it."""
-    return make_store(tmp_path_factory.mktemp("mem0"))
-
-
 @pytest.fixture(params=["directory", "postgres"])
 def workplace(
-    request: pytest.FixtureRequest, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, rehearsal_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Workplace]:
     """A Spectron of its own, and settings that name it: in one directory, or in two that share a state in Postgres."""
     monkeypatch.setattr(reconcile, "QUIET_PAUSE_S", 0.1)  # nobody writes to this store
@@ -108,7 +101,7 @@ def workplace(
     for folder in folders:
         folder.mkdir()
         (folder / "spectron-migrate.yaml").write_text(
-            f"version: 1\nmem0: {{oss: {{config: {store}}}}}\ndump: {tmp_path / 'a' / 'dump'}\n"
+            f"version: 1\nmem0: {{oss: {{config: {rehearsal_store}}}}}\ndump: {tmp_path / 'a' / 'dump'}\n"
             "cutover: {settle: 1s, max_lag: 120s, soak: 0s}\n"
         )
     with running_server(tmp_path / "spectron", context="acme") as server:

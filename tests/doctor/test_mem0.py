@@ -11,7 +11,6 @@ import pytest
 from spectron_migrate.doctor.mem0 import check_mem0
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.mem0.stores.config_spellings import OWN_KEY
-from spectron_migrate.rehearsal.store import make_store
 from tests.doctor.support import NOW, check_of
 from tests.mem0.standins import KEY, Qdrant, serving
 
@@ -77,9 +76,9 @@ def test_the_first_page_of_a_served_store_is_tried_as_well(tmp_path: Path, right
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def store(rehearsal_store: Path) -> dict[str, Any]:
     """The config of a small real Mem0 store with an embedder that runs in this process."""
-    config: dict[str, Any] = json.loads(make_store(tmp_path_factory.mktemp("mem0-store")).read_text(encoding="utf-8"))
+    config: dict[str, Any] = json.loads(rehearsal_store.read_text(encoding="utf-8"))
     return config
 
 

@@ -16,7 +16,6 @@ from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.mem0.search import Mem0Search, open_search
 from spectron_migrate.mem0.wordllama_embedder import WordLlamaEmbedding
 from spectron_migrate.records import Memory
-from spectron_migrate.rehearsal.store import make_store
 from tests.mem0.conftest import NOW
 
 pytestmark = pytest.mark.slow
@@ -25,14 +24,8 @@ UNREACHABLE = {"provider": "redis", "config": {"redis_url": "redis://127.0.0.1:1
 
 
 @pytest.fixture(scope="module")
-def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Mem0 config of the rehearsal's store."""
-    return make_store(tmp_path_factory.mktemp("mem0-store"))
-
-
-@pytest.fixture(scope="module")
-def config(config_path: Path) -> dict[str, Any]:
-    whole: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
+def config(rehearsal_store: Path) -> dict[str, Any]:
+    whole: dict[str, Any] = json.loads(rehearsal_store.read_text(encoding="utf-8"))
     return whole
 
 
@@ -56,9 +49,10 @@ def of_user(memories: list[Memory]) -> dict[str, Any]:
 
 
 def test_it_answers_as_mem0_does_on_the_store_itself(
-    search: Mem0Search, config: dict[str, Any], config_path: Path, tmp_path: Path
+    search: Mem0Search, config: dict[str, Any], rehearsal_store: Path, tmp_path: Path
 ) -> None:
-    questions = [json.loads(line) for line in (config_path.parent / "queries.jsonl").read_text("utf-8").splitlines()]
+    lines = (rehearsal_store.parent / "queries.jsonl").read_text("utf-8").splitlines()
+    questions = [json.loads(line) for line in lines]
     with open_search(config, scratch=tmp_path) as on_the_store:
         differ = []
         for row in questions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ import pytest
 from spectron_migrate.errors import InputError, Unreachable
 from spectron_migrate.mem0.search import Mem0Search, SearchHit, mem0_home, open_search
 from spectron_migrate.mem0.stores.config_spellings import OWN_KEY, python_config
-from spectron_migrate.rehearsal.store import make_store
 
 pytestmark = pytest.mark.slow
 
@@ -31,9 +31,13 @@ client.close()
 
 
 @pytest.fixture(scope="module")
-def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Mem0 config of the rehearsal's store; no test may change the store."""
-    return make_store(tmp_path_factory.mktemp("mem0-store"))
+def config_path(rehearsal_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Mem0 config of a copy of the rehearsal's store, which an application may hold; no test may change it."""
+    copy = tmp_path_factory.mktemp("mem0") / "store"
+    shutil.copytree(rehearsal_store.parent, copy)
+    config = copy / rehearsal_store.name
+    config.write_text(config.read_text(encoding="utf-8").replace(str(rehearsal_store.parent), str(copy)))
+    return config
 
 
 @pytest.fixture

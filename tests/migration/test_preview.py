@@ -25,7 +25,6 @@ from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.preview import PreviewRow, PreviewSummary, describe, preview_plan
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Filters, NullReporter
-from spectron_migrate.rehearsal.store import make_store
 from spectron_migrate.spectron.api import SpectronApi
 from tests.support import output
 from tests.support.here import server_here
@@ -207,11 +206,10 @@ def test_the_command_shows_a_table(
 
 
 @pytest.fixture(scope="module")
-def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rehearsed(rehearsal_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dump of the rehearsal's store."""
     folder = tmp_path_factory.mktemp("rehearsed")
-    make_store(folder / "mem0")
-    (folder / "spectron-migrate.yaml").write_text("version: 1\nmem0: {oss: {config: mem0/mem0.json}}\n")
+    (folder / "spectron-migrate.yaml").write_text(f"version: 1\nmem0: {{oss: {{config: {rehearsal_store}}}}}\n")
     with chdir(folder):
         assert 0 == run(["export"])
     return folder / "dump"
