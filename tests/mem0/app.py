@@ -1,7 +1,8 @@
 """An application of Mem0's for the tests: run as a process of its own, told what to do on standard input.
 
 Usage: python -m tests.mem0.app CONFIG.json; each line of input is a JSON list `[call, arguments…]`, each
-answer a line of JSON. Its embeddings come from a hash: real enough to store, and nothing to download.
+answer a line of JSON. `serve` does the same at the end of a pipe. Its embeddings come from a hash: real enough to
+store, and nothing to download.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +54,30 @@ def config(folder: Path, provider: str = "qdrant", **store: Any) -> dict[str, An
 
 
 def main() -> None:
+    with opened(sys.argv[1]) as memory:
+        print(json.dumps("ready"), flush=True)
+        for line in sys.stdin:
+            call, *arguments = json.loads(line)
+            print(json.dumps(answer(memory, call, arguments), default=str), flush=True)
+
+
+def serve(path: str, orders: Any) -> None:
+    """The same calls from a pipe, until its other end is closed."""
+    with opened(path) as memory, suppress(EOFError):
+        orders.send(json.dumps("ready"))
+        while True:
+            call, *arguments = json.loads(orders.recv())
+            orders.send(json.dumps(answer(memory, call, arguments), default=str))
+
+
+@contextmanager
+def opened(path: str) -> Iterator[Any]:
     from mem0 import Memory
     from mem0.utils.factory import EmbedderFactory
 
     EmbedderFactory.provider_to_class["lmstudio"] = "tests.mem0.app.HashEmbedding"
-    memory = Memory.from_config(json.loads(Path(sys.argv[1]).read_text()))
-    print(json.dumps("ready"), flush=True)
-    for line in sys.stdin:
-        call, *arguments = json.loads(line)
-        print(json.dumps(answer(memory, call, arguments), default=str), flush=True)
+    memory = Memory.from_config(json.loads(Path(path).read_text()))
+    yield memory
     getattr(memory.vector_store, "client", sys.stdin).close()
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.mem0.app import config
+from tests.mem0.app import config, serve
+from tests.support import warm
 
 DATA = Path(__file__).parent.parent / "data" / "mem0"
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -34,39 +33,28 @@ class App:
             "MEM0_DIR": str(home / ".mem0"),
             "MEM0_TELEMETRY": "False",
         }
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.mem0.app", str(folder / "mem0.json")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            cwd=Path(__file__).parent.parent.parent,
-            env=environment,
-        )
-        assert "ready" == self._answer()
+        self._orders, theirs = warm.pipe()
+        path = str(folder / "mem0.json")
+        self._process = warm.start(serve, path, theirs, folder=folder, environment=environment)
+        theirs.close()
+        assert "ready" == self.answer()
 
     def __call__(self, *call: Any) -> Any:
         self.begin(*call)
-        return self._answer()
+        return self.answer()
 
     def begin(self, *call: Any) -> None:
         """Start a call and do not wait for its answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(call) + "\n")
-        self._process.stdin.flush()
+        self._orders.send(json.dumps(call))
+
+    def answer(self) -> Any:
+        """The answer to the call that was begun first."""
+        return json.loads(self._orders.recv())
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(30)
-        self._process.stdout.close()
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        return json.loads(self._process.stdout.readline())
-
-    answer = _answer
+        """End it in order."""
+        self._orders.close()
+        self._process.join(30)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ IMPORTED = [
     "mem0",
     "mem0.utils.factory",
     "mem0.vector_stores.pgvector",
+    "mem0.vector_stores.qdrant",
     "wordllama",
     "spectron_migrate.mem0.wordllama_embedder",
     "spectron_migrate.adapter.memory_adapter",
