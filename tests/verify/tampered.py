@@ -1,4 +1,4 @@
-"""A migration of six users that a test may tamper with, and ways to find things in the server's tables."""
+"""A migration of five users that a test may tamper with, and ways to find things in the server's tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from spectron_migrate.verify.dual_verify import VerifySummary
 from tests.support.spectron import memory
 from tests.verify.support import verify
 
-USERS = ("anna", "bo", "cleo", "dan", "eve", "finn")
+USERS = ("anna", "bo", "cleo", "dan", "eve")
+TALKATIVE = ("anna", "bo")
+"""Those with a long memory: each of its passages is asked for with every user's lens."""
 PLACES = ("harbour", "attic", "orchard", "museum", "ferry", "bakery", "lighthouse", "stadium", "chapel", "quarry")
 THINGS = ("lantern", "violin", "compass", "kettle", "ladder", "saddle", "telescope", "anvil", "teapot", "globe")
 SHORT = ("Keeps bees on the roof", "Collects Bolivian stamps", "Sings alto in a choir", "Has a beagle called Biscuit")
@@ -30,13 +32,13 @@ def long_text(user: str) -> str:
 
 
 def rows() -> list[dict[str, Any]]:
-    """Memories of six users: short ones, a long one, and one that the assistant said."""
+    """Memories of five users: short ones, two long ones, and one that the assistant said."""
     texts = [
         *((user, text) for user in USERS for text in SHORT),
         *((user, EDITED.replace("observatory", f"observatory of {user}")) for user in USERS),
     ]
     held = [memory(number, user, f"{text}, says {user}") for number, (user, text) in enumerate(texts)]
-    held += [memory(100 + number, user, long_text(user)) for number, user in enumerate(USERS)]
+    held += [memory(100 + number, user, long_text(user)) for number, user in enumerate(TALKATIVE)]
     return [*held, memory(200, "anna", "The tram to the zoo leaves at nine", role="assistant")]
 
 

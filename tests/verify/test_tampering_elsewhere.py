@@ -131,7 +131,7 @@ AT_THE_SERVER: dict[str, Callable[[Tables], object]] = {
     "a turn has a comma less": execute(
         "UPDATE turn SET content = replace(content, ',', '') WHERE content LIKE ?", f"%{ROOF}%"
     ),
-    "the last turn of a session is gone": execute("DELETE FROM turn WHERE content LIKE ?", "%of finn as an optician%"),
+    "the last turn of a session is gone": execute("DELETE FROM turn WHERE content LIKE ?", "%of eve as an optician%"),
     "a replaced text's turn is gone": execute("DELETE FROM turn WHERE content LIKE ?", "%as an astronomer%"),
     "a session with all that is in it is gone": lambda t: delete_session(t, BEAGLE),
     "a session with all that is in it is another user's": lambda t: move_session(t, BEAGLE, "eve"),
@@ -200,7 +200,7 @@ AT_THE_SERVER: dict[str, Callable[[Tables], object]] = {
         "UPDATE turn SET role = '' WHERE session = (SELECT session FROM turn WHERE content LIKE ?)", f"%{ROOF}%"
     ),
     "one user's passages are another one's as well": lambda t: [
-        t.share(number, "eve", "finn") for number in t.passages("bees on the roof, says eve")
+        t.share(number, "eve", "dan") for number in t.passages("bees on the roof, says eve")
     ],
     "a middle passage of a long memory is another user's as well": lambda t: t.copy(second(t, LONG_BO), "anna"),
     "a capital in the last passage of a long memory is small": lambda t: t.replace(tail(t), "On day 99", "on day 99"),
