@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,10 +12,9 @@ from typing import Any
 
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.rehearsal.subprocesses import clean_environment
-from tests.support import output
+from tests.support import output, warm
 from tests.support.command import command
-
-_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
+from tests.support.restricted import obey_permissions
 
 
 def command_line(*words: str) -> list[str]:
@@ -39,36 +36,17 @@ def environment_for(server: RunningServer, endpoint: str | None = None) -> dict[
     return {**clean_environment(os.environ), **access_variables(server, endpoint)}
 
 
-def obey_permissions() -> None:
-    """In a child that is root: the program that it becomes may only write where the permissions allow it."""
-    ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
-
-
-def full_disk(largest: int) -> Callable[[], None]:
-    """In a child: no file may grow beyond so many bytes, as on a disk that is full, or nearly."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-
-
 def run_in(
     folder: Path,
     server: RunningServer,
     words: list[str],
-    prepare: Callable[[], None] = obey_permissions,
+    restrict: Callable[[], None] = obey_permissions,
     *,
     endpoint: str | None = None,
 ) -> dict[str, Any]:
     """The object of a command in a process that may do less; it may fail, but as `checked` says."""
-    ended = subprocess.run(
-        command_line(*words, "--json"),
-        cwd=folder,
-        env={**environment_for(server, endpoint), "PYTHONDONTWRITEBYTECODE": "1"},
-        preexec_fn=prepare,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return checked(ended)
+    environment = environment_for(server, endpoint)
+    return checked(warm.run_command(folder, *words, "--json", environment=environment, before=restrict))
 
 
 def run_here(folder: Path, server: RunningServer, words: list[str]) -> dict[str, Any]:

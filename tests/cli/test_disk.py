@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from spectron_migrate.local.testing import RunningServer
-from tests.cli.support import command_line, environment_for, full_disk, run_here, run_in
+from tests.cli.support import command_line, environment_for, run_here, run_in
+from tests.support.restricted import full_disk
 from tests.support.spectron import memory, write_raw
 
 pytestmark = pytest.mark.slow

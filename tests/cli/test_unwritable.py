@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from spectron_migrate.local.testing import RunningServer
-from tests.cli.support import environment_for, full_disk, run_here, run_in
+from tests.cli.support import environment_for, run_here, run_in
 from tests.mem0.qdrant_points import key_of, point, uuid, write_store
 from tests.support.command import command
 from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.restricted import full_disk
 from tests.support.spectron import memory, write_raw
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

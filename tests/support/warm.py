@@ -16,10 +16,12 @@ from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 from unittest import mock
 
 from spectron_migrate.rehearsal.subprocesses import clean_environment
+from tests.support.command import command
 
 IMPORTED = [
     "mem0",
@@ -75,6 +77,22 @@ def start_command(folder: Path, *words: str, environment: Mapping[str, str]) -> 
     return start(_command, *words, folder=folder, environment=environment)
 
 
+def run_command(
+    folder: Path, *words: str, environment: Mapping[str, str], before: Callable[[], None]
+) -> CompletedProcess[str]:
+    """Run a command of ours to its end, after `before` in the same process."""
+    ours, theirs = pipe()
+    process = start(_captured, theirs, before, *words, folder=folder, environment=environment)
+    theirs.close()
+    try:
+        code, out, err = ours.recv()
+    except EOFError:
+        process.join(60)
+        raise AssertionError(f"{words} ended with {process.exitcode} and without an answer") from None
+    process.join(60)
+    return CompletedProcess(words, code, out, err)
+
+
 def _run(
     main: Callable[..., object], given: tuple[object, ...], folder: Path, environment: dict[str, str], stderr: Path
 ) -> None:
@@ -93,3 +111,9 @@ def _command(*words: str) -> None:
 
     sys.argv[1:] = words
     main()
+
+
+def _captured(answer: Any, before: Callable[[], None], *words: str) -> None:
+    before()
+    ended = command(Path.cwd(), *words, environment=dict(os.environ))
+    answer.send((ended.returncode, ended.stdout, ended.stderr))
