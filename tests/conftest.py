@@ -122,9 +122,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """What was imported and collected stays until the end: no garbage collection looks at it again."""
+    """What was imported and collected stays until the end, and garbage may lie a little longer: looking costs time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(5_000)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
