@@ -1,9 +1,9 @@
-"""Files of changes: what a round of following found changed, laid over the memories of the last whole reading.
+"""Files of changes: what rounds of following found changed, laid over the other files of the dump.
 
 A round that reads only what changed writes one file, `changes-N.jsonl`, in place of the whole dump anew; N is the
 generation that the dump has with it. Its first line says what changes in the manifest and names the digest of the
 dump that it belongs to, so a file left over from an older dump counts for nothing. `.newest` names the last of them,
-so that one that is lost is missed. The next whole reading folds all of them in.
+so that one that is lost is missed. A whole reading, or a later round, folds all of them in.
 """
 
 from __future__ import annotations
@@ -101,9 +101,10 @@ def read_manifest(path: Path) -> Manifest | None:
         generation += 1
         chain.append((last, header, total))
         last = digest(last, total.sha256)
-    if changes_name(generation) < _newest(path, base):
-        if _base(path) != base:
-            return read_manifest(path)  # an export has just replaced the dump
+    newest = _newest(path, base)
+    if _base(path) != base:
+        return read_manifest(path)  # an export or a fold has just replaced the dump, and removed these files
+    if changes_name(generation) < newest:
         raise InputError(
             f"{path / changes_name(generation + 1)} is missing: the dump lacks what was laid over it last",
             hint=f"put it back, or delete {path} and export again: `spectron-migrate export`",
@@ -168,7 +169,7 @@ def _laid_over(base: Manifest, chain: list[tuple[str, Header, FileSum]], last: s
 def laid_over(lines: Mapping[str, Iterator[bytes]]) -> dict[str, tuple[bytes, bool]]:
     """The last line of each memory in these files of changes, by id, and whether Mem0 still has the memory.
 
-    `lines`: of each file, by name. They are few: a whole reading folds them in.
+    `lines`: of each file, by name. They are few and small: see `changes_writer.MOST_BYTES`.
     """
     found: dict[str, tuple[bytes, bool]] = {}
     for name in sorted(lines):
@@ -193,6 +194,7 @@ def _base(path: Path) -> Manifest | None:
         if manifest is None or stamp != _stamp(path / MANIFEST):
             return manifest
         _BASES.clear()
+        _READ.clear()
         _BASES[stamp] = manifest
     return _BASES[stamp]
 

@@ -1,18 +1,24 @@
-"""Lays over a dump what changed since it was read: one file a round, and nothing is read but what changed."""
+"""Lays over a dump what changed since it was read: one file a round, and nothing is read but what changed.
+
+Before the files become too many or too large, they are folded into the files that they lie over.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import sqlite3
-from bisect import bisect_left
+from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
-from spectron_migrate.dump.changes import Header, changes_name, note_newest, read_manifest
+from spectron_migrate.dump.changes import Header, changes_name, is_changes, note_newest, read_manifest
+from spectron_migrate.dump.dead_lines import DeadLines
 from spectron_migrate.dump.files import json_line, memory_line, set_time
+from spectron_migrate.dump.folding import fold
 from spectron_migrate.dump.index import SeenIndex
 from spectron_migrate.dump.manifest import MEMORIES, Manifest
 from spectron_migrate.dump.merge import later_than, owners_of
@@ -22,8 +28,10 @@ from spectron_migrate.files.locks import try_lock
 from spectron_migrate.records import Json, Memory, digest, format_time
 
 MOST_FILES = 100
-"""After so many rounds all of Mem0 is read again: a dump is opened with all its files, and a process may have 256 open.
-Never more than `MOST_ANCESTORS`, or the base would be hidden."""
+"""Files of changes: a dump is opened with all its files, and a process may have 256 open."""
+MOST_BYTES = 32 << 20
+"""Bytes in all of them: who reads a dump holds them in memory."""
+_LOOKUP_BATCH = 500
 
 TextAt = Callable[[str, str], tuple[str, int] | None]
 """When a memory came to have a text, and the row of the history that says so."""
@@ -43,23 +51,6 @@ class Laid:
     returned: int = 0
 
 
-class DeadLines:
-    """Lines that were left out when a file was written anew: where the lines after them are now."""
-
-    def __init__(self) -> None:
-        self._at: list[int] = []
-        self._left_out = [0]
-
-    def add(self, offset: int, size: int) -> None:
-        """A line that was left out; each after the one before."""
-        self._at.append(offset)
-        self._left_out.append(self._left_out[-1] + size)
-
-    def now(self, offset: int) -> int:
-        """Where the line that began there begins now."""
-        return offset - self._left_out[bisect_left(self._at, offset)]
-
-
 class ChangesWriter:
     """Brings a dump that was read in full up to date, round by round; `DumpWriter.begin_changes` makes it."""
 
@@ -71,8 +62,7 @@ class ChangesWriter:
         self._moved = moved
         self._lines = (path / MEMORIES).open("rb")
         self._over: dict[str, bytes | None] = {}
-        """The lines of memories that changed since; None for one that is gone."""
-        self._rounds = 0
+        """The lines of memories that changed since that file was written; None for one that is gone."""
 
     @property
     def manifest(self) -> Manifest:
@@ -90,19 +80,22 @@ class ChangesWriter:
         began: datetime,
         ended: Callable[[], datetime],
     ) -> Laid | None:
-        """Write what changed; None if that is not the dump that this object knows, or all should be read again.
+        """Write what changed; None if that is not the dump that this object knows, or all has to be read again.
 
-        Afterwards the dump shows all of Mem0 as of `began`. Raises LedgerLocked while an export writes the dump.
+        Afterwards the dump shows all of Mem0 as of `began`. Raises LedgerLocked while an export writes the dump,
+        InputError where it cannot be written.
         """
         lock = try_lock(self._path / ".lock")
         if lock is None:
             raise LedgerLocked(f"another export is writing {self._path}", hint="wait until it has ended")
         with lock:
             now = read_manifest(self._path)
-            if now is None or now.digest != self._manifest.digest or self._rounds >= MOST_FILES:
+            if now is None or now.digest != self._manifest.digest:
                 return None
             try:
                 lines = self._new_lines(memories, gone, retimed, text_at)
+                if lines and self._is_fold_due(sum(len(line or b"") for line in lines.values())):
+                    self._fold()
                 return self._write(lines, native_count, began, ended) if lines is not None else None
             except sqlite3.OperationalError as error:  # of its index, which lies beside the dump
                 raise _cannot_write(self._path, str(error)) from error
@@ -151,8 +144,7 @@ class ChangesWriter:
         found = self._index.find(mem0_id)
         if found is None or not found.written:
             return None
-        self._lines.seek(self._moved.now(found.offset))
-        return self._lines.readline()
+        return self._line_at(found.offset)
 
     def _write(
         self,
@@ -223,7 +215,45 @@ class ChangesWriter:
         manifest = read_manifest(self._path)
         assert manifest is not None  # noqa: S101 - it was written a moment ago
         self._manifest = manifest
-        self._rounds += 1
+
+    def _is_fold_due(self, size: int) -> bool:
+        """Whether one more file, with lines of this size, would be too much."""
+        sizes = [file.size for name, file in self._manifest.files.items() if is_changes(name)]
+        return bool(sizes) and (len(sizes) >= MOST_FILES or sum(sizes) + size > MOST_BYTES)
+
+    def _fold(self) -> None:
+        """Bring the changes into the files that they lie over. If it fails, the dump and this object are as before.
+
+        Should it fail after that, this object no longer knows the dump.
+        """
+        dead = self._replaced_lines()
+        places = [(self._moved.now(offset), size) for offset, size in dead]
+        end = self._manifest.files[MEMORIES].size + self._moved.size
+        try:
+            manifest = fold(self._path, self._manifest, self._lines, self._over, places)
+            self._lines.close()
+            self._lines = (self._path / MEMORIES).open("rb")
+        except OSError as error:
+            raise _cannot_write(error.filename or self._path, error.strerror or str(error)) from error
+        offsets: dict[str, int | None] = {}
+        for mem0_id, line in self._over.items():
+            offsets[mem0_id] = end if line is not None else None
+            end += len(line or b"")
+        self._index.move(offsets)
+        self._moved = self._moved.and_also(dead)
+        self._over.clear()
+        self._manifest = manifest
+
+    def _replaced_lines(self) -> list[tuple[int, int]]:
+        """Offset and size of the lines in the file of memories that changes replace, ascending."""
+        ids, offsets = iter(self._over), array("q")
+        while batch := list(islice(ids, _LOOKUP_BATCH)):
+            offsets.extend(row.offset for row in self._index.find_all(batch).values() if row.written)
+        return [(offset, len(self._line_at(offset))) for offset in sorted(offsets)]
+
+    def _line_at(self, offset: int) -> bytes:
+        self._lines.seek(self._moved.now(offset))
+        return self._lines.readline()
 
 
 def _cannot_write(path: Path | str, why: str) -> InputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -13,13 +14,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from spectron_migrate.dump.changes import NEWEST, changes_name, is_changes
 from spectron_migrate.dump.manifest import DELETED, MANIFEST, SKIPPED, FileSum, Manifest, pending_name
 from spectron_migrate.errors import InputError, LedgerLocked
 from spectron_migrate.fast_json import canonical, canonical_line
-from spectron_migrate.files.atomic import sync_folder, write_durably
+from spectron_migrate.files.atomic import naming, sync_folder, write_durably
 from spectron_migrate.files.locks import FileLock, try_lock
 from spectron_migrate.records import Json, Memory
 
@@ -62,6 +63,16 @@ class LineFile:
                 self._beside = ThreadPoolExecutor(1, "dump")
             self._wait(_MOST_PENDING)
             self._pending.append(self._beside.submit(self._write, self._take_held()))
+
+    def copy(self, file: BinaryIO, begin: int, end: int) -> None:
+        """Write the lines of another file between two offsets."""
+        while begin < end:
+            data = os.pread(file.fileno(), min(_PIECE, end - begin), begin)
+            if not data:
+                raise OSError(errno.EIO, "the file that is copied is shorter than it was")
+            self.write_all([data])
+            self.count += data.count(b"\n") - 1
+            begin += len(data)
 
     def lines(self) -> Iterator[bytes]:
         self._flush()
@@ -211,6 +222,28 @@ def prepare_directory(path: Path) -> FileLock:
     if lock is None:
         raise LedgerLocked(f"another export is writing {path}", hint="wait until it has ended")
     return lock
+
+
+def publish(path: Path, manifest: Manifest, files: dict[str, LineFile]) -> None:
+    """Make new files, under their pending names, and their manifest the dump.
+
+    They are once the manifest is renamed; what follows can be repeated after a crash. Files that the manifest does not
+    name are discarded. Those that are left in `files` after an exception do not belong to the dump. Raises OSError,
+    which names the file.
+    """
+    for name, file in list(files.items()):
+        if name not in manifest.files:
+            files.pop(name).discard()
+        else:
+            with naming(path / name):
+                file.finish()
+    draft = path / f".manifest.{manifest.scan_id}"
+    with naming(path / MANIFEST):
+        write_durably(draft, json.dumps(manifest.to_json(), ensure_ascii=True, indent=1).encode() + b"\n")
+    files.clear()
+    draft.replace(path / MANIFEST)
+    sync_folder(path)
+    roll_forward(path, manifest)
 
 
 def roll_forward(path: Path, manifest: Manifest) -> None:

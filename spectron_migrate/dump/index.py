@@ -12,7 +12,7 @@ import json
 import sqlite3
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
@@ -204,6 +204,15 @@ class SeenIndex:
         marks = ", ".join("?" * len(memory_ids))
         rows = self._db.execute(f"{_SELECT} WHERE id IN ({marks})", [to_bytes(one) for one in memory_ids])
         return {found.id: found for found in map(_seen_row, rows)}
+
+    def move(self, offsets: Mapping[str, int | None]) -> None:
+        """Where the lines of these ids begin now; None: an id is no longer there."""
+        self.sort()
+        self._db.execute("BEGIN")
+        self._db.executemany("DELETE FROM seen WHERE id = ?", ((to_bytes(one),) for one in offsets))
+        rows = ((to_bytes(one), offset) for one, offset in offsets.items() if offset is not None)
+        self._db.executemany("INSERT INTO seen VALUES (NULL, ?, 0, ?, x'', x'')", rows)
+        self._db.execute("COMMIT")
 
     def beside(
         self, lines: Iterable[bytes], advance: Callable[[int], None] | None = None

@@ -55,6 +55,7 @@ class Manifest:
     """Start of the oldest scan that a memory in the dump still comes from. No row was read before it."""
     ended: str
     scan_id: str
+    """Of the last scan, or of a fold of files of changes: pending files are named after it."""
     scan_began: str
     """Start of the last scan."""
     complete: bool | None

@@ -17,14 +17,14 @@ from typing import Self
 from spectron_migrate import __version__
 from spectron_migrate.dump.admission import Admission
 from spectron_migrate.dump.changes import is_changes, read_manifest
-from spectron_migrate.dump.changes_writer import ChangesWriter, DeadLines, whole_of
+from spectron_migrate.dump.changes_writer import ChangesWriter, whole_of
 from spectron_migrate.dump.copies import CONFLICTS, row_to_drop
-from spectron_migrate.dump.files import LineFile, json_line, memory_line, prepare_directory, roll_forward
+from spectron_migrate.dump.dead_lines import DeadLines
+from spectron_migrate.dump.files import LineFile, json_line, memory_line, prepare_directory, publish, roll_forward
 from spectron_migrate.dump.import_signs import ImportSigns
 from spectron_migrate.dump.index import Batch, SeenIndex
 from spectron_migrate.dump.manifest import (
     DELETED,
-    MANIFEST,
     MEMORIES,
     MOST_ANCESTORS,
     SKIPPED,
@@ -44,7 +44,6 @@ from spectron_migrate.dump.merge import (
 )
 from spectron_migrate.dump.opened import Dump, open_dump
 from spectron_migrate.errors import InputError
-from spectron_migrate.files.atomic import sync_folder, write_durably
 from spectron_migrate.records import (
     Filters,
     Json,
@@ -200,7 +199,7 @@ class DumpWriter:
         manifest = self._manifest(merge, complete, native_count, format_time(ended), fence)
         new = self._seen.written() - merge.matched - len(merge.returned)
         differing = merge.all_differing(self._seen, new) if self._old is not None else None
-        self._publish(manifest)
+        publish(self.path, manifest, self._files)
         if whole_of(manifest) and not merge.carried:
             self._published = manifest
         return DumpUpdate(manifest, new, merge.changed_text, merge.changed_otherwise, merge.deleted, differing)
@@ -386,20 +385,6 @@ class DumpWriter:
             generation=1 if old is None else max(old.generation, 1) + 1,
             ancestors=() if old is None else (old.digest, *old.ancestors)[:MOST_ANCESTORS],
         )
-
-    def _publish(self, manifest: Manifest) -> None:
-        """The scan becomes the dump when the manifest is renamed. What follows can be repeated after a crash."""
-        for name, file in list(self._files.items()):
-            if name not in manifest.files:
-                self._files.pop(name).discard()
-            else:
-                file.finish()
-        draft = self.path / f".manifest.{self._scan_id}"
-        write_durably(draft, json.dumps(manifest.to_json(), ensure_ascii=True, indent=1).encode() + b"\n")
-        self._files.clear()  # they now belong to the dump, so `abort` must not discard them
-        draft.replace(self.path / MANIFEST)
-        sync_folder(self.path)
-        roll_forward(self.path, manifest)
 
     def _open_file(self, name: str) -> LineFile:
         old = self._files.pop(name, None)

@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spectron_migrate.dump import open_dump, read_manifest
-from spectron_migrate.dump.changes_writer import ChangesWriter, Laid
 from spectron_migrate.dump.writer import DumpWriter
 from spectron_migrate.errors import InputError
-from tests.support.dumping import SOURCE, START, memory, scan, texts
-
-
-def begin(path: Path, rows: list[Any]) -> ChangesWriter:
-    """A dump that was read whole, and what lays changes over it."""
-    with DumpWriter(path, SOURCE, START, rereads=True) as writer:
-        for row in rows:
-            writer.add(row)
-        writer.commit(complete=True, native_count=len(rows), ended=START)
-        changes = writer.begin_changes()
-        assert changes is not None
-        return changes
-
-
-def lay(changes: ChangesWriter, day: int, *memories: Any, gone: tuple[str, ...] = ()) -> Laid | None:
-    began = START + timedelta(days=day)
-    return changes.lay_over(
-        memories, gone, (), text_at=None, native_count=0, began=began, ended=lambda: began + timedelta(minutes=1)
-    )
+from tests.support.dumping import SOURCE, START, begin_changes, lay, memory, scan, texts
 
 
 def test_every_reader_sees_what_was_laid_over(tmp_path: Path) -> None:
-    changes = begin(tmp_path, [memory("a"), memory("b", user="bob"), memory("c")])
+    changes = begin_changes(tmp_path, [memory("a"), memory("b", user="bob"), memory("c")])
     first = changes.manifest
     laid = lay(changes, 1, memory("b", "likes rum", user="carol"), memory("d"), gone=("a",))
     assert laid is not None
@@ -54,7 +34,7 @@ def test_every_reader_sees_what_was_laid_over(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_for_rows_that_are_as_they_were(tmp_path: Path) -> None:
-    changes = begin(tmp_path, [memory("a")])
+    changes = begin_changes(tmp_path, [memory("a")])
     laid = lay(changes, 1, memory("a"))
     assert laid is not None
     assert {} == laid.changed
@@ -62,7 +42,7 @@ def test_nothing_is_written_for_rows_that_are_as_they_were(tmp_path: Path) -> No
 
 
 def test_the_next_whole_reading_folds_them_in(tmp_path: Path) -> None:
-    changes = begin(tmp_path, [memory("a"), memory("b")])
+    changes = begin_changes(tmp_path, [memory("a"), memory("b")])
     lay(changes, 1, memory("a", "likes rum"), gone=("b",))
     before = changes.manifest
     update = scan(tmp_path, [memory("a", "likes rum"), memory("c")], day=2)
@@ -73,7 +53,7 @@ def test_the_next_whole_reading_folds_them_in(tmp_path: Path) -> None:
 
 
 def test_a_file_that_belongs_to_an_older_dump_counts_for_nothing(tmp_path: Path) -> None:
-    changes = begin(tmp_path, [memory("a")])
+    changes = begin_changes(tmp_path, [memory("a")])
     lay(changes, 1, memory("a", "likes rum"))
     left = next(tmp_path.glob("changes-*"))
     data = left.read_bytes()
@@ -86,7 +66,7 @@ def test_a_file_that_belongs_to_an_older_dump_counts_for_nothing(tmp_path: Path)
 
 @pytest.mark.parametrize("damage", [lambda d: d[:-10], lambda d: d.replace(b"rum", b"gin"), lambda d: d[5:]])
 def test_one_that_was_cut_off_or_altered_is_refused(tmp_path: Path, damage: Any) -> None:
-    changes = begin(tmp_path, [memory("a")])
+    changes = begin_changes(tmp_path, [memory("a")])
     lay(changes, 1, memory("a", "likes rum"))
     file = next(tmp_path.glob("changes-*"))
     file.write_bytes(damage(file.read_bytes()))
@@ -96,7 +76,7 @@ def test_one_that_was_cut_off_or_altered_is_refused(tmp_path: Path, damage: Any)
 
 @pytest.mark.parametrize("lost", ["000002", "000003", "000004"], ids=["first", "middle", "last"])
 def test_one_that_is_lost_is_missed(tmp_path: Path, lost: str) -> None:
-    changes = begin(tmp_path, [memory("a")])
+    changes = begin_changes(tmp_path, [memory("a")])
     for day in (1, 2, 3):
         lay(changes, day, memory("a", f"likes rum {day}"))
     (tmp_path / f"changes-{lost}.jsonl").unlink()
@@ -106,7 +86,7 @@ def test_one_that_is_lost_is_missed(tmp_path: Path, lost: str) -> None:
 
 
 def test_a_crash_before_the_newest_is_noted_loses_nothing(tmp_path: Path) -> None:
-    changes = begin(tmp_path, [memory("a")])
+    changes = begin_changes(tmp_path, [memory("a")])
     lay(changes, 1, memory("a", "likes rum"))
     newest = (tmp_path / ".newest").read_bytes()
     lay(changes, 2, memory("a", "likes gin"))
@@ -121,7 +101,7 @@ def test_a_crash_before_the_newest_is_noted_loses_nothing(tmp_path: Path) -> Non
 def test_a_full_disk_is_one_sentence_that_names_the_file(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = begin(tmp_path, [memory("a")])
+    changes = begin_changes(tmp_path, [memory("a")])
 
     def fail(handle: int) -> None:
         if any(file.name.startswith(f".{name}.") for file in tmp_path.iterdir()):
@@ -137,7 +117,9 @@ def test_a_full_disk_is_one_sentence_that_names_the_file(
 
 
 def test_lines_are_found_where_they_are_after_rows_that_came_twice(tmp_path: Path) -> None:
-    changes = begin(tmp_path, [memory("a"), memory("b"), memory("a", "again"), memory("c"), memory("b", "again")])
+    changes = begin_changes(
+        tmp_path, [memory("a"), memory("b"), memory("a", "again"), memory("c"), memory("b", "again")]
+    )
     laid = lay(changes, 1, memory("c", "likes rum"), memory("a", "again"), gone=("b",))
     assert laid is not None
     assert {"c", "b"} == laid.changed.keys()

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.dump import open_dump, read_manifest
+from spectron_migrate.dump import changes_writer, open_dump, read_manifest
+from spectron_migrate.dump.manifest import read_base_manifest
 from spectron_migrate.errors import ExitCode, Incomplete, KeyRefused, LedgerLocked
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.mem0.reader import Changed, Reader
 from spectron_migrate.mem0.stores.qdrant_changes import QdrantChanges
 from spectron_migrate.migration.reading import Reading
 from spectron_migrate.migration.replay_options import ReplayOptions
+from spectron_migrate.migration.rounds import Rounds
 from spectron_migrate.records import Filters, format_time
 from spectron_migrate.state.cutover_state import Step
 from spectron_migrate.state.journal import record_step
@@ -355,11 +357,53 @@ def test_a_round_reads_only_what_changed_and_leaves_the_dump_that_a_whole_readin
     assert [] == list(scene.settings.dump.glob("changes-*"))
 
 
+def test_after_however_many_rounds_mem0_is_not_read_in_full_and_only_what_changed_is_planned(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes_writer, "MOST_FILES", 2)
+    for number in range(5):
+        scene.put(number, f"thing {number}")
+    rounds = scene.rounds()
+    scene.round(rounds)
+    readings = scene.store.readings
+    planned = _planned_by(rounds, monkeypatch)
+    for number in range(5, 12):
+        scene.put(number, f"thing {number}", ago=100)
+        if number % 2:
+            scene.store.drop(number - 5)
+        done = scene.round(rounds)
+        assert (1, number % 2) == (done.new, done.deleted)
+        assert 2 >= len(list(scene.settings.dump.glob("changes-*")))
+        assert {uuid(number), *([uuid(number - 5)] if number % 2 else [])} == set(planned.pop())
+    assert readings == scene.store.readings
+    base = read_base_manifest(scene.settings.dump)
+    assert base is not None
+    assert 10 == base.generation, "the first reading, six files of changes, and three folds of two of them"
+    folded = _dump_of(scene)
+    last = scene.round(rounds, compare=True)
+    assert last.compared is not None
+    assert (0, 0, 0) == (last.missed, last.changed, last.compared.total)
+    assert folded == _dump_of(scene)
+
+
 def _dump_of(scene: Scene) -> tuple[object, ...]:
     with open_dump(scene.settings.dump) as dump:
         manifest = dump.manifest
         memories = sorted(dump.memories(), key=lambda memory: memory.id)
         return memories, manifest.memories, manifest.users, manifest.agents, manifest.returned_at, dump.tombstones
+
+
+def _planned_by(rounds: Rounds, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What each round from now on looks at: the memories by id, None for all of them."""
+    planned: list[Any] = []
+    deliver = rounds._deliver
+
+    async def noting(*given: Any, only: Any, **named: Any) -> Any:
+        planned.append(only)
+        return await deliver(*given, only=only, **named)
+
+    monkeypatch.setattr(rounds, "_deliver", noting)
+    return planned
 
 
 def test_a_row_that_is_written_again_as_it_was_makes_no_round_plan_the_rest(
@@ -372,14 +416,7 @@ def test_a_row_that_is_written_again_as_it_was_makes_no_round_plan_the_rest(
     scene.put(2, "two")
     scene.round(rounds)
     scene.store.put(1, "one", scene.user, at)
-    planned: list[object] = []
-    deliver = rounds._deliver
-
-    async def noting(*given: Any, only: Any, **named: Any) -> Any:
-        planned.append(only)
-        return await deliver(*given, only=only, **named)
-
-    monkeypatch.setattr(rounds, "_deliver", noting)
+    planned = _planned_by(rounds, monkeypatch)
     done = scene.round(rounds)
     assert (False, 0) == (done.was_read, done.touched)
     assert [] == planned

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from spectron_migrate.dump import changes_writer
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.rounds import Rounds
@@ -64,6 +65,11 @@ def test_whatever_happens_all_of_mem0_is_in_spectron_once_and_in_order(tmp_path:
 @pytest.mark.parametrize("seed", range(5, 7))
 def test_of_a_table_of_postgres_as_well(tmp_path: Path, postgres: str, seed: int) -> None:
     play(tmp_path, PgStore(tmp_path / "mem0", address=postgres), seed)
+
+
+@pytest.fixture(autouse=True)
+def files_of_changes_are_folded_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes_writer, "MOST_FILES", 2)
 
 
 def play(tmp_path: Path, store: Store, seed: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spectron_migrate.dump import Dump
+from spectron_migrate.dump.changes_writer import ChangesWriter, Laid, TextAt
 from spectron_migrate.dump.merge import DumpUpdate
 from spectron_migrate.dump.writer import DumpWriter
 from spectron_migrate.records import Memory, Skipped, SourceInfo
@@ -34,6 +35,38 @@ def scan(
         for row in rows:
             writer.add(row)
         return writer.commit(complete=complete, native_count=len(rows), ended=began + timedelta(minutes=1))
+
+
+def begin_changes(
+    path: Path, rows: list[Memory | Skipped], *, day: int = 0, text_at: TextAt | None = None
+) -> ChangesWriter:
+    """A dump that was read whole, and what lays changes over it."""
+    began = START + timedelta(days=day)
+    with DumpWriter(path, SOURCE, began, rereads=True) as writer:
+        for row in rows:
+            known = text_at(row.id, row.memory) if text_at is not None and isinstance(row, Memory) else None
+            writer.add(row, text_at=known)
+        writer.commit(complete=True, native_count=len(rows), ended=began + timedelta(minutes=1))
+        changes = writer.begin_changes()
+        assert changes is not None
+        return changes
+
+
+def lay(
+    changes: ChangesWriter,
+    day: int,
+    *memories: Memory,
+    gone: tuple[str, ...] = (),
+    retimed: tuple[str, ...] = (),
+    text_at: TextAt | None = None,
+    native_count: int = 0,
+) -> Laid | None:
+    """Lay over the dump what changed."""
+    began = START + timedelta(days=day)
+    ended = began + timedelta(minutes=1)
+    return changes.lay_over(
+        memories, gone, retimed, text_at=text_at, native_count=native_count, began=began, ended=lambda: ended
+    )
 
 
 def texts(dump: Dump) -> dict[str, str]:
