@@ -16,7 +16,7 @@ from typing import Self
 
 from spectron_migrate import __version__
 from spectron_migrate.dump.admission import Admission
-from spectron_migrate.dump.changes import is_changes, read_manifest
+from spectron_migrate.dump.changes import NEWEST, is_changes, read_manifest
 from spectron_migrate.dump.changes_writer import ChangesWriter, whole_of
 from spectron_migrate.dump.copies import CONFLICTS, row_to_drop
 from spectron_migrate.dump.dead_lines import DeadLines
@@ -295,8 +295,9 @@ class DumpWriter:
                 )
             roll_forward(self.path, manifest)
             old = open_dump(self.path)
-        for leftover in [*self.path.glob(".*.jsonl.*"), *self.path.glob(".seen.*"), *self.path.glob(".manifest.*")]:
-            leftover.unlink()
+        for pattern in (".*.jsonl.*", ".seen.*", ".manifest.*", f".{NEWEST}.*"):
+            for leftover in self.path.glob(pattern):
+                leftover.unlink()
         return old
 
     def _drop_dead_lines(self) -> None:
