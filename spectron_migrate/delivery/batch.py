@@ -53,13 +53,16 @@ Parts = list[list[PlannedFact]]
 """Facts that are planned again, as lists to be sent together."""
 
 
-async def send_batch(run: Run, batch: IntendedBatch) -> tuple[SendOutcome, Parts]:
-    """Send a batch for the first time. Also returns what the server did not take, in parts to send next."""
+async def send_batch(run: Run, batch: IntendedBatch, *, rank: float) -> tuple[SendOutcome, Parts]:
+    """Send a batch for the first time. Also returns what the server did not take, in parts to send next.
+
+    `rank` as for `Limiter.slot`.
+    """
     texts = batch.texts if run.max_tokens is not None else []
     cost = sum(estimate_tokens(text, batch.session.infer)[1] for text in texts)
     if not await run.spend_tokens(cost):
         return SendOutcome.NEVER_SENT, []
-    result = await run.send(batch)
+    result = await run.send(batch, rank=rank)
     if isinstance(result, NotBegun):
         run.counters.tokens -= cost
         return SendOutcome.NEVER_SENT, []

@@ -11,14 +11,19 @@ Writes go before requests that prepare writes (scopes, sessions). Otherwise many
 take every slot, and the first memory would wait. If writes leave slots free, preparing requests get all of these but
 one, which stays free for the first memory. Scopes get at most half of the slots, so that a lane whose scope is
 registered need not wait for a slot again.
+
+The lane with the most left goes before all others, whatever its request is for, because a run lasts as long as its
+longest lane.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
+from itertools import count
 from types import TracebackType
 
 from spectron_migrate.records import counted
@@ -44,8 +49,12 @@ RECENT_S = 30.0
 """How long `why` reports a response that slowed the run down."""
 
 
+FIRST_OF_ALL = float("inf")
+"""The rank of a write that decides what is in doubt."""
+
+
 class Kind(IntEnum):
-    """What a request is for; the first kind gets the next free slot."""
+    """What a request is for; of those with the same rank, the first kind gets the next free slot."""
 
     WRITE = 0
     SESSION = 1
@@ -55,9 +64,10 @@ class Kind(IntEnum):
 class Slot:
     """One request in flight, from its first byte to its response: `async with limiter.slot() as slot`."""
 
-    def __init__(self, limiter: Limiter, kind: Kind) -> None:
+    def __init__(self, limiter: Limiter, kind: Kind, rank: float) -> None:
         self._limiter = limiter
         self.kind = kind
+        self.rank = rank
         self.began = 0.0
 
     async def __aenter__(self) -> Slot:
@@ -96,7 +106,9 @@ class Limiter:
         """How often the limit was lowered because responses took too long."""
         self.max_in_flight = max_in_flight
         self._taken = dict.fromkeys(Kind, 0)
-        self._waiting: dict[Kind, deque[asyncio.Future[None]]] = {kind: deque() for kind in Kind}
+        self._waiting: dict[Kind, list[tuple[float, int, asyncio.Future[None]]]] = {kind: [] for kind in Kind}
+        """Heaps: the greatest rank first, then who came first."""
+        self._numbers = count()
         self._clock = clock
         self._sleep = sleep
         self._gap_s = 1.0 / max_rps if max_rps else 0.0
@@ -116,9 +128,9 @@ class Limiter:
         self._scarce = self._asked_for_less = False
         self._round_began = clock()
 
-    def slot(self, kind: Kind = Kind.WRITE) -> Slot:
-        """A slot to enter."""
-        return Slot(self, kind)
+    def slot(self, kind: Kind = Kind.WRITE, *, rank: float = 0) -> Slot:
+        """A slot to enter. Of those that wait, the one with the greatest `rank` is next."""
+        return Slot(self, kind, rank)
 
     @property
     def paused_s(self) -> float:
@@ -266,18 +278,15 @@ class Limiter:
     # -- slots --------------------------------------------------------------------------------------------
 
     async def _enter(self, slot: Slot) -> None:
-        if self._free_slots(slot.kind) <= 0 or any(self._waiting[kind] for kind in Kind if kind <= slot.kind):
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting[slot.kind].append(turn)
-            self._wake()  # requests of higher priority may be waiting for something else
-            try:
-                await turn  # `_wake` has already taken the slot for it
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._free(slot.kind)
-                raise
-        else:
-            self._taken[slot.kind] += 1
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting[slot.kind], (-slot.rank, next(self._numbers), turn))
+        self._wake()
+        try:
+            await turn  # `_wake` has already taken the slot for it
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._free(slot.kind)
+            raise
         try:
             await self._pace()
         except BaseException:
@@ -315,14 +324,16 @@ class Limiter:
             await self._turn()
 
     def _wake(self) -> None:
-        for kind, waiting in self._waiting.items():
-            free = self._free_slots(kind)
-            while free > 0 and waiting:
-                turn = waiting.popleft()
-                if not turn.done():
-                    turn.set_result(None)
-                    self._taken[kind] += 1
-                    free -= 1
+        """Give free slots to those that wait: by rank, then writes before what prepares writes, then who came first."""
+        while True:
+            able = [kind for kind in Kind if self._waiting[kind] and self._free_slots(kind) > 0]
+            if not able:
+                return
+            kind = min(able, key=lambda each: (self._waiting[each][0][0], each))
+            turn = heapq.heappop(self._waiting[kind])[2]
+            if not turn.done():
+                turn.set_result(None)
+                self._taken[kind] += 1
 
 
 def _counted(recent: deque[tuple[float, str]]) -> list[tuple[str, int]]:

@@ -13,14 +13,15 @@ from spectron_migrate.delivery.brake import Brake, Stop, StopKind, Stopping, Too
 from spectron_migrate.delivery.budget import Budget, OwnBudget
 from spectron_migrate.delivery.deferred import DeferredWork, RecoveryProgress, Unanswered
 from spectron_migrate.delivery.key_memory import KeyQuestion
-from spectron_migrate.delivery.limiter import Kind, Limiter
+from spectron_migrate.delivery.limiter import FIRST_OF_ALL, Kind, Limiter
+from spectron_migrate.delivery.longest_lanes import LongestLanes
 from spectron_migrate.delivery.own_work import OwnWork
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger.batches import IntendedBatch
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.ledger.writer import GroupCommit
-from spectron_migrate.records import Gauges, Reporter, Selector
+from spectron_migrate.records import Gauges, Infer, Reporter, Selector
 from spectron_migrate.spectron.answers import (
     BatchResult,
     Doubt,
@@ -126,6 +127,8 @@ class Run:
     """Whether lanes were left because the whole allowance was reserved."""
     lanes_elsewhere: set[str] = field(default_factory=set)
     """Lanes that other processes had when this one wanted them."""
+    longest: LongestLanes = field(default_factory=LongestLanes)
+    """The lanes with the most left, which go before others."""
     all_may_begin: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the first lanes no longer need a head start: a memory was sent, or no lane is left."""
     in_doubt: set[int] = field(default_factory=set)
@@ -255,6 +258,10 @@ class Run:
                 raise Stopping("the run stops")
             await self.writer.grouped(_ask)
 
+    def rank_of(self, lane: str, infer: Infer) -> int:
+        """As for `Limiter.slot`: facts without extraction fill what the lanes that must keep an order leave free."""
+        return self.longest.left(lane) if infer == "full" else 0
+
     # -- requests -----------------------------------------------------------------------------------------
 
     def server_now(self) -> str:
@@ -262,13 +269,17 @@ class Run:
         return self.api.wire.server_now or self.now()
 
     @overload
-    async def send(self, intent: IntendedFact, *, patience: Patience | None = None) -> FactResult: ...
+    async def send(
+        self, intent: IntendedFact, *, patience: Patience | None = None, rank: float = FIRST_OF_ALL
+    ) -> FactResult: ...
     @overload
-    async def send(self, intent: IntendedBatch, *, patience: Patience | None = None) -> SentBatchResult: ...
+    async def send(
+        self, intent: IntendedBatch, *, patience: Patience | None = None, rank: float = FIRST_OF_ALL
+    ) -> SentBatchResult: ...
     @overload
     async def send(self, intent: KeyQuestion) -> FactResult | KeyNotHeld: ...
     async def send(
-        self, intent: Intent, *, patience: Patience | None = None
+        self, intent: Intent, *, patience: Patience | None = None, rank: float = FIRST_OF_ALL
     ) -> FactResult | SentBatchResult | KeyNotHeld:
         """Send the bytes of an intent until the server starts on them, and classify the result.
 
@@ -277,7 +288,7 @@ class Run:
         write that is in doubt already: it is sent only once, and the result is NotYet if the server did not start. Then
         the listing is read first, because the server may have restarted. If that becomes apparent while a throttled
         write (429, 503) waits, the write is in doubt too: the server may have stored it nevertheless, and no longer
-        know its key.
+        know its key. `rank` as for `Limiter.slot`.
         """
         if not self.is_due(intent.key):
             return Stopping("it is deferred")
@@ -285,7 +296,7 @@ class Run:
         is_throttled = False
         while True:
             try:
-                result = await self._request(intent)
+                result = await self._request(intent, rank)
             except InDoubt as problem:
                 return Doubt(problem.reason, problem.finished)
             except (Stopping, Unanswered) as problem:
@@ -316,10 +327,10 @@ class Run:
         self.deferred.keys.note_refused_connections(self.api.wire.refused)
         return not isinstance(intent, KeyQuestion) and self.deferred.keys.may_be_forgotten(intent.key)
 
-    async def _request(self, intent: Intent) -> WriteResult | BatchResult | KeyNotHeld:
+    async def _request(self, intent: Intent, rank: float) -> WriteResult | BatchResult | KeyNotHeld:
         """One request in a slot; the limiter learns from its response before the slot is free again."""
         post = self.api.post_batch if isinstance(intent, IntendedBatch) else self.api.post_fact
-        async with self.limiter.slot() as slot:
+        async with self.limiter.slot(rank=rank) as slot:
             if self.should_stop():
                 raise Stopping("the run stops")
             await self.confirm_lanes()
@@ -350,12 +361,12 @@ class Run:
                     response, session_id=session.server_id, infer=session.infer, messages=len(intent.facts)
                 )
 
-    async def call_in_slot(self, key: str, kind: Kind, call: Callable[[], Awaitable[T]]) -> T:
+    async def call_in_slot(self, key: str, kind: Kind, call: Callable[[], Awaitable[T]], *, rank: int) -> T:
         """Make a request that prepares writes (scopes, sessions), in a slot.
 
-        Raises what the request raises, and Unanswered.
+        `rank` as for `Limiter.slot`. Raises what the request raises, and Unanswered.
         """
-        async with self.limiter.slot(kind) as slot:
+        async with self.limiter.slot(kind, rank=rank) as slot:
             await self.confirm_lanes()
             try:
                 found = await self.deferred.await_response(key, b"", call, self.brake)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from enum import Enum
 
 from spectron_migrate.delivery.brake import Stopping
 from spectron_migrate.delivery.key_question import remember_held_key
 from spectron_migrate.delivery.lane import deliver_lane
+from spectron_migrate.delivery.longest_lanes import MOST
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger import lanes, sessions
-from spectron_migrate.ledger.read.known import FIRST, LARGE
+from spectron_migrate.ledger.read.known import FIRST, LONG
 from spectron_migrate.ledger.workers import SETTLE_S
 
 PAGE = 64
@@ -31,6 +33,17 @@ ASK_AGAIN_S = 1.0
 """How often to ask for the lanes of other processes."""
 
 
+class Entry(Enum):
+    """What the queue of lanes holds beside their names."""
+
+    LONGEST = 1
+    """The longest lane that waits when this is taken from the queue."""
+    END = 2
+
+
+Queue = asyncio.Queue[str | Entry]
+
+
 async def deliver_lanes(run: Run) -> None:
     """Send everything that is left of the run's plan, until all of it is decided or deferred, or the run stops.
 
@@ -41,7 +54,7 @@ async def deliver_lanes(run: Run) -> None:
     if run.ledger.workers is None or run.ledger.workers.is_alone:
         await run.writer.durable(sessions.orphan_openings)
     await remember_held_key(run)
-    queue: asyncio.Queue[str | None] = asyncio.Queue(maxsize=PAGE)
+    queue: Queue = asyncio.Queue(maxsize=PAGE)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(_queue_lanes(run, queue, workers))
@@ -66,23 +79,22 @@ def _first_expected(failures: ExceptionGroup[Exception]) -> MigrateError | None:
     return None
 
 
-async def _queue_lanes(run: Run, queue: asyncio.Queue[str | None], workers: int) -> None:
+async def _queue_lanes(run: Run, queue: Queue, workers: int) -> None:
     first = await _start(run)
     begun = [lane.name for lane in await run.writer.grouped(lanes.lanes_to_do, run.plan, after=first, limit=FIRST)]
     for lane in begun:
         await queue.put(lane)
-    large = await run.writer.grouped(lanes.large_lanes, run.plan, least=LARGE, most=workers)
-    for lane in large:
-        if lane not in begun:
-            await queue.put(lane)
-    before, left = 0, await _queue_once(run, queue, queued={*begun, *large})
+    long = await run.writer.grouped(lanes.longest_lanes, run.plan, least=LONG, most=MOST)
+    for _ in range(run.longest.add(long, at_work=begun)):
+        await queue.put(Entry.LONGEST)
+    before, left = 0, await _queue_once(run, queue, queued={*begun, *long})
     while left and left != before:
         # Sends that some lanes had reserved and did not use are left for other lanes.
         run.is_out_of_sends = run.left_lanes = False
         before, left = left, await _queue_once(run, queue, queued=set())
     run.all_may_begin.set()
     for _ in range(workers):
-        await queue.put(None)
+        await queue.put(Entry.END)
 
 
 async def _start(run: Run) -> str | None:
@@ -94,7 +106,7 @@ async def _start(run: Run) -> str | None:
     return await run.writer.grouped(lanes.random_lane) if workers is not None and workers.joined else None
 
 
-async def _queue_once(run: Run, queue: asyncio.Queue[str | None], *, queued: set[str]) -> int:
+async def _queue_once(run: Run, queue: Queue, *, queued: set[str]) -> int:
     """Deliver all lanes once; returns how many memories may still be sent from lanes that were left."""
     first = await _start(run)
     await _queue_from(run, queue, queued, after=first)
@@ -108,7 +120,7 @@ async def _queue_once(run: Run, queue: asyncio.Queue[str | None], *, queued: set
 
 async def _queue_from(
     run: Run,
-    queue: asyncio.Queue[str | None],
+    queue: Queue,
     queued: set[str],
     *,
     after: str | None = None,
@@ -130,7 +142,7 @@ async def _queue_from(
         after = found[-1].name
 
 
-async def _queue_those_of_others(run: Run, queue: asyncio.Queue[str | None]) -> None:
+async def _queue_those_of_others(run: Run, queue: Queue) -> None:
     """Ask again for lanes that other processes had, until those have delivered them or have ended."""
     while not run.should_stop():
         await queue.join()
@@ -143,11 +155,13 @@ async def _queue_those_of_others(run: Run, queue: asyncio.Queue[str | None]) -> 
             await queue.put(lane)
 
 
-async def _work(run: Run, queue: asyncio.Queue[str | None]) -> None:
-    while (lane := await queue.get()) is not None:
+async def _work(run: Run, queue: Queue) -> None:
+    while (entry := await queue.get()) is not Entry.END:
+        lane = entry if isinstance(entry, str) else run.longest.take()
         # The queue is emptied even after a stop, because otherwise `_queue_lanes` would wait on a full queue for ever.
-        if not run.should_stop() and not run.defer_if_throttled(lane):
+        while lane is not None and not run.should_stop() and not run.defer_if_throttled(lane):
             await _deliver_own(run, lane)
+            lane = run.longest.instead_of(lane)
         queue.task_done()
 
 

@@ -38,7 +38,7 @@ async def open_session(run: Run, lane: str, fact: PlannedFact) -> SessionRow | N
         own=run.own.sessions,
     )
     if found is None:
-        found = await _open_new(run, fact)
+        found = await _open_new(run, fact, run.rank_of(lane, fact.infer))
     elif found.id in run.taken_sessions:
         return await open_session(run, lane, fact)  # another stream has found it at the same moment
     if found is None:
@@ -50,14 +50,14 @@ async def open_session(run: Run, lane: str, fact: PlannedFact) -> SessionRow | N
     return found
 
 
-async def _open_new(run: Run, fact: PlannedFact) -> SessionRow | None:
+async def _open_new(run: Run, fact: PlannedFact, rank: int) -> SessionRow | None:
     key = canonical_json(["session", fact.selector, fact.run, fact.infer])
     if not run.is_due(key) or not await may_open_session(run, fact):
         return None
     try:
         for path in scopes.paths_of(fact.selector):
-            await _register(run, path)
-        return await _request_session(run, fact, key)
+            await _register(run, path, rank)
+        return await _request_session(run, fact, key, rank)
     except (Stopping, Unanswered):
         return None
     except ScopeRefused as error:
@@ -73,7 +73,7 @@ async def _open_new(run: Run, fact: PlannedFact) -> SessionRow | None:
     return None
 
 
-async def _register(run: Run, path: str) -> None:
+async def _register(run: Run, path: str, rank: int) -> None:
     """Register a path before its first use, by one lane only. The ledger records it first, with all its ancestors.
 
     POST /scopes may create the ancestors too, and `erase` must know which nodes we created.
@@ -85,7 +85,7 @@ async def _register(run: Run, path: str) -> None:
         if await run.writer.grouped(sessions.is_registered, path):
             return
         await run.writer.durable(sessions.intend_scopes, [*scopes.ancestors(path), path], run.now())
-        created = await _register_patiently(run, path)
+        created = await _register_patiently(run, path, rank)
         # This becomes durable with the next durable commit, which comes before the first session of the scope.
         run.writer.post(sessions.scope_registered, path, created_by_us=created)
     finally:
@@ -93,7 +93,7 @@ async def _register(run: Run, path: str) -> None:
         done.set()
 
 
-async def _register_patiently(run: Run, path: str) -> bool:
+async def _register_patiently(run: Run, path: str, rank: int) -> bool:
     key = f"scope {path}"
     patience = Patience(run, key)
 
@@ -103,7 +103,7 @@ async def _register_patiently(run: Run, path: str) -> bool:
     while run.is_due(key):
         retry_after_s = None
         try:
-            return await run.call_in_slot(key, Kind.SCOPE, register)
+            return await run.call_in_slot(key, Kind.SCOPE, register, rank=rank)
         except NotBegun as problem:
             retry_after_s, reason = problem.retry_after_s, problem.reason
             if patience.is_over():
@@ -118,7 +118,7 @@ async def _register_patiently(run: Run, path: str) -> bool:
     raise Stopping(f"scope {path} is deferred")
 
 
-async def _request_session(run: Run, fact: PlannedFact, key: str) -> SessionRow:
+async def _request_session(run: Run, fact: PlannedFact, key: str, rank: int) -> SessionRow:
     """Open a session; its id is durable before any fact uses it.
 
     If the response is lost, the session stays an orphan. If the next run receives the response, the session is used,
@@ -129,7 +129,9 @@ async def _request_session(run: Run, fact: PlannedFact, key: str) -> SessionRow:
     while run.is_due(key):
         row = await run.writer.durable(sessions.begin_session, fact.selector, fact.run, fact.infer, run.now())
         try:
-            opened = await run.call_in_slot(key, Kind.SESSION, lambda: run.api.create_session(fact.selector, metadata))
+            opened = await run.call_in_slot(
+                key, Kind.SESSION, lambda: run.api.create_session(fact.selector, metadata), rank=rank
+            )
         except NotBegun as problem:
             await run.writer.grouped(sessions.session_not_made, row)
             if patience.is_over():

@@ -100,6 +100,10 @@ class Stream:
                 # If nothing of the allowance is left, other lanes have reserved it and are sending.
                 if not allowed or not await send(facts[:allowed]):
                     return
+                if self._infer == "full":
+                    run.longest.note_sent(self._feed.lane, allowed)
+                    if run.longest.should_give_way(self._feed.lane):
+                        return
         finally:
             self._release_sessions()
 
@@ -147,7 +151,7 @@ class Stream:
         cost = estimate_tokens(text_of(fact), fact.infer)[1] if run.max_tokens is not None else 0
         if not await run.spend_tokens(cost):
             return SendOutcome.NEVER_SENT
-        result = await run.send(fact)
+        result = await run.send(fact, rank=run.rank_of(self._feed.lane, self._infer))
         if isinstance(result, Receipt) and await self._claim(fact, result.turn_id):
             # Neither awaited nor durable, because a lost receipt is a 200, and the same bytes bring it back.
             run.writer.collect(sending.receipts, (fact.id, result))
@@ -215,7 +219,7 @@ class Stream:
 
     async def _send_batch(self, batch: IntendedBatch) -> bool:
         run = self._run
-        outcome, parts = await send_batch(run, batch)
+        outcome, parts = await send_batch(run, batch, rank=run.rank_of(self._feed.lane, self._infer))
         if outcome is not SendOutcome.DECIDED:
             self._feed.look_again()
         if outcome is SendOutcome.NEVER_SENT:

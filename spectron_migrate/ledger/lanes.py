@@ -69,14 +69,15 @@ def random_lane(ledger: Ledger) -> str | None:
     return str(found["name"]) if found else None
 
 
-def large_lanes(ledger: Ledger, plan: int, *, least: int, most: int) -> list[str]:
-    """The lanes with the most planned facts, `least` or more, largest first: they take longest, so they begin first."""
+def longest_lanes(ledger: Ledger, plan: int, *, least: int, most: int) -> dict[str, int]:
+    """The lanes that send the most facts one after another, `least` or more, longest first, with their numbers."""
     rows = ledger.db.execute(
-        "SELECT name FROM (SELECT lane, count(*) AS n FROM fact WHERE state = 'planned' AND plan = ?"
-        "  GROUP BY lane HAVING count(*) >= ?) AS large JOIN lane ON lane.no = large.lane ORDER BY n DESC, no LIMIT ?",
+        "SELECT name, n FROM (SELECT lane, count(*) AS n FROM fact WHERE state = 'planned' AND infer = 'full'"
+        "  AND plan = ? GROUP BY lane HAVING count(*) >= ?) AS long"
+        " JOIN lane ON lane.no = long.lane ORDER BY n DESC, no LIMIT ?",
         (plan, least, most),
     )
-    return [row["name"] for row in rows]
+    return {row["name"]: row["n"] for row in rows}
 
 
 def count_planned(ledger: Ledger, plan: int, lane: str, infer: Infer, most: int) -> int:

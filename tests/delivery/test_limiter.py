@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from spectron_migrate.delivery.brake import Brake, Stopping
-from spectron_migrate.delivery.limiter import START, Kind, Limiter
+from spectron_migrate.delivery.limiter import FIRST_OF_ALL, START, Kind, Limiter
 from tests.delivery.support import Server, limiter, load, lognormal, now, play
 
 pytestmark = [pytest.mark.slow, pytest.mark.ledger_file]  # it has no state
@@ -222,6 +222,39 @@ def test_a_write_goes_before_sessions_and_these_before_scopes() -> None:
         return order[4:]
 
     assert ["WRITE", "SESSION", "SCOPE", "SCOPE"] == play(main())
+
+
+def test_of_the_writes_that_wait_the_greatest_rank_is_next_and_then_the_first() -> None:
+    async def main() -> list[str]:
+        found, order = limiter(1), []
+
+        async def one(name: str, rank: float) -> None:
+            async with found.slot(rank=rank):
+                order.append(name)
+                await asyncio.sleep(0.1)
+
+        ranks = {"at once": 0, "short": 0, "long": 70, "short too": 0, "in doubt": FIRST_OF_ALL, "longer": 80}
+        await asyncio.gather(*(one(name, rank) for name, rank in ranks.items()))
+        return order
+
+    assert ["at once", "in doubt", "longer", "long", "short", "short too"] == play(main())
+
+
+def test_what_prepares_the_longest_lane_goes_before_the_writes_of_shorter_ones() -> None:
+    async def main() -> list[str]:
+        found, order = limiter(4), []
+
+        async def one(name: str, kind: Kind, rank: float) -> None:
+            async with found.slot(kind, rank=rank):
+                order.append(name)
+                await asyncio.sleep(0.1)
+
+        at_work = [one(f"at work {number}", Kind.WRITE, 0) for number in range(4)]
+        writes = [one(f"write {rank}", Kind.WRITE, rank) for rank in (60, 90, 60)]
+        await asyncio.gather(*at_work, *writes, one("scope 90", Kind.SCOPE, 90), one("session 80", Kind.SESSION, 80))
+        return order[4:]
+
+    assert ["write 90", "scope 90", "session 80", "write 60", "write 60"] == play(main())
 
 
 def test_scopes_leave_half_of_the_slots_to_the_lanes_that_have_theirs() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from spectron_migrate.ledger.lanes import lanes_to_do, large_lanes
+from spectron_migrate.ledger.lanes import lanes_to_do, longest_lanes
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import OF_ANY_PLAN, STORED, marks
 from spectron_migrate.ledger.sending import claimed_turns, next_planned, residue_turns
@@ -13,8 +13,8 @@ from spectron_migrate.records import Infer, Selector, canonical_json, selector_o
 
 FIRST = 8
 """How many lanes a run begins with."""
-LARGE = 256
-"""Lanes with at least this many facts start early, because a lane sends one fact after another."""
+LONG = 32
+"""Lanes with at least this many facts with extraction start early, because these are sent one after another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def sessions_in_doubt(ledger: Ledger) -> list[int]:
 def next_facts(ledger: Ledger, plan: int, most: int) -> Iterator[NextFact]:
     """The first fact of each group that shares sessions, roughly in the order in which a run begins with them."""
     names = [lane.name for lane in lanes_to_do(ledger, plan, after=None, limit=most)]
-    lanes = dict.fromkeys([*names[:FIRST], *large_lanes(ledger, plan, least=LARGE, most=most), *names])
+    lanes = dict.fromkeys([*names[:FIRST], *longest_lanes(ledger, plan, least=LONG, most=most), *names])
     left = most
     for lane in lanes:
         rows = ledger.db.execute(
