@@ -113,7 +113,8 @@ class ChangesWriter:
         for memory in memories:
             if self._is_no_memory(memory.id):
                 return None
-            lines[memory.id] = memory_line(memory, text_at(memory.id, memory.memory) if text_at is not None else None)
+            known = text_at(memory.id, memory.memory) if text_at is not None else None
+            lines[memory.id] = _without_spare_room(memory_line(memory, known))
         for mem0_id in gone:
             if mem0_id not in lines:
                 if self._line(mem0_id) is None:
@@ -129,7 +130,7 @@ class ChangesWriter:
                     return None
                 if known is not None:
                     set_time(row, known)
-                lines[mem0_id] = json_line(row)
+                lines[mem0_id] = _without_spare_room(json_line(row))
         return {mem0_id: line for mem0_id, line in lines.items() if line != self._line(mem0_id)}
 
     def _is_no_memory(self, mem0_id: str) -> bool:
@@ -254,6 +255,11 @@ class ChangesWriter:
     def _line_at(self, offset: int) -> bytes:
         self._lines.seek(self._moved.now(offset))
         return self._lines.readline()
+
+
+def _without_spare_room(line: bytes) -> bytes:
+    """The same bytes: those that orjson makes take several kilobytes, however short they are."""
+    return bytes(memoryview(line))
 
 
 def _cannot_write(path: Path | str, why: str) -> InputError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,14 @@ def test_a_dump_that_is_not_shown_to_be_whole_takes_no_changes(tmp_path: Path) -
         writer.add(memory("a"))
         writer.commit(complete=None, native_count=None, ended=START)
         assert writer.begin_changes() is None
+
+
+def test_what_is_kept_of_a_change_takes_little_more_room_than_its_line(tmp_path: Path) -> None:
+    changes = begin_changes(tmp_path, [memory("a")])
+    memories = [memory(f"m{number}") for number in range(200)]
+    tracemalloc.start()
+    try:
+        lay(changes, 1, *memories)
+        assert 2_000 * len(memories) > tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
