@@ -61,8 +61,8 @@ class ChangesWriter:
         self._index = index
         self._moved = moved
         self._lines = (path / MEMORIES).open("rb")
-        self._over: dict[str, bytes | None] = {}
-        """The lines of memories that changed since that file was written; None for one that is gone."""
+        self._over: dict[str, tuple[bytes, bool]] = {}
+        """What was laid over that file, as `changes.laid_over` gives it."""
 
     @property
     def manifest(self) -> Manifest:
@@ -141,7 +141,8 @@ class ChangesWriter:
     def _line(self, mem0_id: str) -> bytes | None:
         """The line of a memory in the dump as it is now."""
         if mem0_id in self._over:
-            return self._over[mem0_id]
+            line, is_there = self._over[mem0_id]
+            return line if is_there else None
         found = self._index.find(mem0_id)
         if found is None or not found.written:
             return None
@@ -197,7 +198,8 @@ class ChangesWriter:
             body=hashlib.sha256(body).hexdigest(),
         )
         self._publish(changes_name(max(manifest.generation, 1) + 1), header, body)
-        self._over |= lines
+        self._over |= {mem0_id: (line, True) for mem0_id, line in lines.items() if line is not None}
+        self._over |= {mem0_id: (line, False) for mem0_id, line in zip(gone, last_records, strict=True)}
         return Laid(self._manifest, changed, **counts)
 
     def _kind(self, mem0_id: str, old: Mapping[str, Json] | None, new: Mapping[str, Json]) -> str:
@@ -237,9 +239,9 @@ class ChangesWriter:
         except OSError as error:
             raise _cannot_write(error.filename or self._path, error.strerror or str(error)) from error
         offsets: dict[str, int | None] = {}
-        for mem0_id, line in self._over.items():
-            offsets[mem0_id] = end if line is not None else None
-            end += len(line or b"")
+        for mem0_id, (line, is_there) in self._over.items():
+            offsets[mem0_id] = end if is_there else None
+            end += len(line) if is_there else 0
         self._index.move(offsets)
         self._moved = self._moved.and_also(dead)
         self._over.clear()
@@ -247,7 +249,7 @@ class ChangesWriter:
 
     def _replaced_lines(self) -> list[tuple[int, int]]:
         """Offset and size of the lines in the file of memories that changes replace, ascending."""
-        ids, offsets = iter(self._over), array("q")
+        ids, offsets = iter(sorted(self._over)), array("q")
         while batch := list(islice(ids, _LOOKUP_BATCH)):
             offsets.extend(row.offset for row in self._index.find_all(batch).values() if row.written)
         return [(offset, len(self._line_at(offset))) for offset in sorted(offsets)]

@@ -11,6 +11,7 @@ from spectron_migrate.dump.changes import is_changes
 from spectron_migrate.dump.files import LineFile, publish
 from spectron_migrate.dump.manifest import DELETED, MEMORIES, MOST_ANCESTORS, Manifest, pending_name
 from spectron_migrate.dump.opened import open_dump
+from spectron_migrate.fast_json import loads
 from spectron_migrate.files.atomic import naming
 from spectron_migrate.records import digest
 
@@ -19,14 +20,14 @@ def fold(
     path: Path,
     manifest: Manifest,
     lines: BinaryIO,
-    over: Mapping[str, bytes | None],
+    over: Mapping[str, tuple[bytes, bool]],
     replaced: Iterable[tuple[int, int]],
 ) -> Manifest:
     """Publish the same dump without files of changes, as a generation of its own; returns its manifest.
 
-    `lines`: the file of memories. `over`: the last line of each memory in the files of changes, None for one that is
-    gone. `replaced`: offset and size of each line that these replace in `lines`, ascending. The lines of `over` are
-    written behind all others, in its order.
+    `lines`: the file of memories. `over`: what the files of changes say, as `changes.laid_over` gives it. `replaced`:
+    offset and size of each line that they replace in `lines`, ascending. The lines of `over` are written behind all
+    others, in its order.
 
     After a crash the dump is the one before or this one. Hold the dump's lock. Raises InputError if the dump was
     altered, OSError, which names the file.
@@ -43,12 +44,14 @@ def fold(
                     memories.copy(lines, at, offset)
                     at = offset + size
                 memories.copy(lines, at, manifest.files[MEMORIES].size)
-                memories.write_all([line for line in over.values() if line is not None])
+                memories.write_all([line for line, is_there in over.values() if is_there])
                 memories.checksum()
             with naming(path / DELETED):
                 files[DELETED] = deleted = LineFile(path / pending_name(DELETED, scan_id))
-                for line in dump.encoded_lines(DELETED):
-                    deleted.write(line)
+                for line in dump.lines_without_changes(DELETED):
+                    if loads(line)["id"] not in over:
+                        deleted.write(line)
+                deleted.write_all([line for line, is_there in over.values() if not is_there])
                 deleted.checksum()
         kept = {name: file for name, file in manifest.files.items() if name != DELETED and not is_changes(name)}
         written = {name: file.checksum() for name, file in files.items() if file.count or name == MEMORIES}

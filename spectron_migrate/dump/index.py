@@ -209,7 +209,7 @@ class SeenIndex:
         """Where the lines of these ids begin now; None: an id is no longer there."""
         self.sort()
         self._db.execute("BEGIN")
-        self._db.executemany("DELETE FROM seen WHERE id = ?", ((to_bytes(one),) for one in offsets))
+        self._db.executemany("DELETE FROM seen WHERE id = ?", ((to_bytes(one),) for one in sorted(offsets)))
         rows = ((to_bytes(one), offset) for one, offset in offsets.items() if offset is not None)
         self._db.executemany("INSERT INTO seen VALUES (NULL, ?, 0, ?, x'', x'')", rows)
         self._db.execute("COMMIT")

@@ -143,7 +143,7 @@ class Dump:
         Raises InputError if the file was changed after it was checked.
         """
         over = self._laid_over() if name in (MEMORIES, DELETED) else {}
-        for line in self._read(name):
+        for line in self.lines_without_changes(name):
             row = loads(line)
             if not over or row["id"] not in over:
                 yield line, row
@@ -155,15 +155,16 @@ class Dump:
         """As `raw_lines`, for who decodes only some of them."""
         if name in (MEMORIES, DELETED) and self._laid_over():
             return (line for line, _ in self.raw_lines(name))
-        return self._read(name)
+        return self.lines_without_changes(name)
 
     def _laid_over(self) -> dict[str, tuple[bytes, bool]]:
         """What files of changes say, by id; see `changes.laid_over`."""
         if self._over is None:
-            self._over = laid_over({name: self._read(name) for name in self._files if is_changes(name)})
+            self._over = laid_over({name: self.lines_without_changes(name) for name in self._files if is_changes(name)})
         return self._over
 
-    def _read(self, name: str) -> Iterator[bytes]:
+    def lines_without_changes(self, name: str) -> Iterator[bytes]:
+        """Lines of one file alone. Raises InputError if it was changed after it was checked."""
         file = self._files.get(name)
         if file is None:
             return
