@@ -27,6 +27,8 @@ from tests.support.scene import scene
 
 __all__ = ["scene"]
 
+gc.disable()
+"""Until everything is collected: what is imported is no garbage, and looking for some takes a third of that time."""
 MOST_WORKERS = 12
 """Beyond so many, starting them costs more than they give."""
 
@@ -126,6 +128,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(5_000)
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
