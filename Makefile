@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
+# Where it is set, hundreds of processes of the tests compile the same files anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test quick lint bench chaos stores hosts dist-test image-test compat clean
 
 demo: $(VENV)/.ready
