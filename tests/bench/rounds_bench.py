@@ -30,7 +30,7 @@ from typing import Any
 from uuid import UUID
 
 from spectron_migrate.delivery.run import Run
-from spectron_migrate.dump import open_dump
+from spectron_migrate.dump import changes_writer, open_dump
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read.plans import PlanCounts
 from spectron_migrate.mapping import load_mapping
@@ -51,8 +51,11 @@ DIMS = 16
 EACH = 50
 """Memories of a user."""
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
-CHANGES = ((0, 0, 0), (100, 20, 20), (9_960, 20, 20))
+CHANGES = ((0, 0, 0), (100, 20, 20), (100, 20, 20), (9_960, 20, 20))
 """How many memories are changed, added and deleted before each round."""
+FOLDS = 2
+"""Which of these rounds folds the files of changes into the dump."""
+MOST_FILES = changes_writer.MOST_FILES
 
 
 def mem0_id(number: int) -> str:
@@ -225,14 +228,18 @@ async def follow(store: Store, folder: Path, server: Server) -> None:
         print(f"{'all read':>24} {line(whole)}", flush=True)
         await asyncio.sleep(1.1)  # a file that has just changed has no mark
         await rounds.round(api)
-        for numbers in CHANGES:
+        for number, numbers in enumerate(CHANGES):
+            if number == FOLDS:
+                changes_writer.MOST_FILES = 1
             edited, added, dropped = min(numbers[0], store.count // 2), *numbers[1:]
             if edited:
                 application.change(edited, added, dropped)
             cost, done = await measured(rounds, api)
             assert (edited, added, dropped) == (done.changed, done.new, done.deleted), done
             assert (edited + added, 0) == (done.written, done.left.total), done
-            print(f"{f'{edited:,}, {added:,}, {dropped:,}':>24} {line(cost)}", flush=True)
+            label = f"{edited:,}, {added:,}, {dropped:,}" if number != FOLDS else "the same, and it folds"
+            print(f"{label:>24} {line(cost)}", flush=True)
+            changes_writer.MOST_FILES = MOST_FILES
         missed = (await rounds.round(api, compare=True)).missed
         print(f"missed: {missed}")
     rounds.close()
