@@ -36,6 +36,7 @@ from spectron_migrate.errors import ExitCode, InputError, MigrateError
 
 if TYPE_CHECKING:
     from spectron_migrate.dump import Dump
+    from spectron_migrate.mapping import ScopeMapping
     from spectron_migrate.metrics.exporter import Exporter
     from spectron_migrate.migration.replay import Replay
     from spectron_migrate.migration.replay_options import ReplayOptions
@@ -235,7 +236,6 @@ def run(
     from spectron_migrate.dump.manifest import describe_relations
     from spectron_migrate.mapping import load_mapping
     from spectron_migrate.mapping.unused import describe_unused
-    from spectron_migrate.migration.replay import Replay
 
     mapping = load_mapping(settings.mapping)
     reporter = invocation.reporter
@@ -256,8 +256,17 @@ def run(
             return replay_preview.run(invocation, settings, dump, mapping, replay_options, most=preview, replay=again)
         if not dry_run:
             return _deliver(invocation, settings, dump, replay_options)
-        replay = Replay(invocation.state, dump, mapping, replay_options, reporter=reporter)
-        return _result(replay.dry_run(context=settings.spectron.context or ""), replay_options)
+        return _forecast(invocation, settings, dump, mapping, replay_options)
+
+
+def _forecast(
+    invocation: Invocation, settings: Settings, dump: Dump, mapping: ScopeMapping, replay_options: ReplayOptions
+) -> CommandResult:
+    """Plan the dump without sending anything."""
+    from spectron_migrate.migration.dry_run import DryRun
+
+    dry_run = DryRun(invocation.state, dump, mapping, replay_options, reporter=invocation.reporter)
+    return _result(dry_run.run(context=settings.spectron.context or ""), replay_options)
 
 
 def _is_planned_elsewhere(invocation: Invocation, settings: Settings) -> bool:

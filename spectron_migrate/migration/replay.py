@@ -30,10 +30,8 @@ from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.migration.changes import Changes
 from spectron_migrate.migration.completion_marker import learn_in_replay, scopes_to_look_in
 from spectron_migrate.migration.deliver import Limits, begin_run, deliver_plan
-from spectron_migrate.migration.forecast import Pace, make_forecast
 from spectron_migrate.migration.joining import begin_together, open_again, open_ledger, planned_number
-from spectron_migrate.migration.planning import find_unchanged_plan, fingerprint_of, make_plan
-from spectron_migrate.migration.planning_warnings import warn_before_planning
+from spectron_migrate.migration.planning import fingerprint_of, make_plan
 from spectron_migrate.migration.replay_options import ReplayOptions, refuse_expiry
 from spectron_migrate.migration.replay_summary import ReplaySummary, summarize, with_result
 from spectron_migrate.records import Reporter, counted, format_time
@@ -107,49 +105,6 @@ class Replay:
             self._run.halt("signal", "interrupted")
         if self._reading is not None:
             self._reading.cancel()
-
-    def dry_run(self, *, context: str) -> ReplaySummary:
-        """Plan on a copy of the ledger and forecast the replay; needs no server and changes nothing.
-
-        A ledger that already has this plan is read in place. `context`: empty for the context of the ledger.
-        """
-        from spectron_migrate.migration.adopt import adoption_cost
-
-        with ExitStack() as open_things:
-            ledger, number = self._open_unchanged(context, open_things) or self._plan_on_copy(context, open_things)
-            migration = ledger.migration()
-            assert migration is not None  # noqa: S101 - a plan belongs to a migration
-            before = plan_counts(ledger, number)
-            summary = summarize(ledger, number, before=before, left_out=self._left_out())
-            pace = Pace.of(self._state, migration.context, self._options.max_in_flight, self._options.max_rps)
-            cost = adoption_cost(ledger, self._mapping.session_size) if self._options.adopt else None
-            forecast = make_forecast(ledger, number, self._planned_from, self._mapping, pace, reporter=self._reporter)
-            return replace(summary, forecast=forecast, adoption=cost)
-
-    def _open_unchanged(self, context: str, open_things: ExitStack) -> tuple[Ledger, int] | None:
-        """The ledger and its plan, if a dry run would change neither: copying a large ledger takes a while."""
-        if self._options.retry_failed or not Ledger.exists(self._state):
-            return None
-        ledger = open_things.enter_context(Ledger.open_for_reading(self._state))
-        context = context or getattr(ledger.migration(), "context", "")
-        planned = find_unchanged_plan(ledger, self._planned_from, self._mapping, self._options.filters, context=context)
-        if planned is None or plan.would_mark_late(ledger, planned.id):
-            return None
-        warn_before_planning(ledger, self._planned_from, self._options.filters, self._reporter)
-        refuse_expiry(ledger, planned.id, self._mapping, self._options)
-        return ledger, planned.id
-
-    def _plan_on_copy(self, context: str, open_things: ExitStack) -> tuple[Ledger, int]:
-        ledger = open_things.enter_context(Ledger.scratch_copy(self._state))
-        known = ledger.migration()
-        context = context or (known.context if known else "")
-        number = self._plan(ledger, context=context, dry_run=True)
-        with ledger.transaction():
-            if self._options.retry_failed:
-                decisions.retry_refused(ledger, number)
-            plan.mark_late(ledger, number)
-            refuse_expiry(ledger, number, self._mapping, self._options)
-        return ledger, number
 
     async def run(self, api: SpectronApi) -> ReplaySummary:
         """Plan, check the server, send. If other processes deliver from the same ledger, join them.
@@ -252,7 +207,7 @@ class Replay:
             self._marker.forget_sessions(ledger, now=self._stamp())
             run = self._begin(ledger, api, start)
 
-    def _plan(self, ledger: Ledger, *, context: str, dry_run: bool = False) -> int:
+    def _plan(self, ledger: Ledger, *, context: str) -> int:
         """Merge the dump into the ledger; returns the plan's number. Without a dump, the existing plan is used."""
         if self._dump is None and not self._options.filters and not self._options.choices:
             return planned_number(ledger, self._mapping, context=context, fingerprint=None)
@@ -265,9 +220,9 @@ class Replay:
             now=self._stamp(),
             reporter=self._reporter,
             check_interrupted=self._raise_if_interrupted,
-            changes=None if dry_run else self._changes,
+            changes=self._changes,
             deletions=self._counts_deletions(),
-            choices=None if dry_run else self._options.choices,
+            choices=self._options.choices,
         ).id
 
     def _mark_late(self, ledger: Ledger, number: int) -> None:

@@ -12,13 +12,13 @@ from spectron_migrate.ledger import Ledger, merge, sessions
 from spectron_migrate.ledger.read import plans
 from spectron_migrate.ledger.read.plans import PlanCounts, plan_counts
 from spectron_migrate.ledger.runs import LastRun
-from spectron_migrate.migration.forecast import Forecast
 from spectron_migrate.records import Json
 from spectron_migrate.state.uncertain import Uncertainties
 
 if TYPE_CHECKING:
     from spectron_migrate.migration.adopt import AdoptionCost
     from spectron_migrate.migration.adoption_run import Adopted
+    from spectron_migrate.migration.forecast import Forecast
 
 _STOP_CODES = {"limit": ExitCode.LIMIT, "key": ExitCode.KEY, "unreachable": ExitCode.UNREACHABLE}
 

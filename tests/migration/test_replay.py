@@ -1,4 +1,4 @@
-"""A replay as a whole: dry runs, decisions of a person, whose ledger it is, signals."""
+"""A replay as a whole: decisions of a person, whose ledger it is, signals."""
 
 from __future__ import annotations
 
@@ -15,33 +15,14 @@ from spectron_migrate.errors import ExitCode, InputError, Interrupted, LedgerLoc
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
-from spectron_migrate.migration.planning import make_plan
 from spectron_migrate.migration.replay import Replay
 from spectron_migrate.migration.replay_options import ReplayOptions
-from spectron_migrate.migration.replay_summary import ReplaySummary
-from spectron_migrate.records import Filters, NullReporter
+from spectron_migrate.records import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.support.oracle import ledger_facts
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import NONE, forged, is_write, mapping_file, replay_in_no_time, texts, without_evidence
 from tests.support.spectron import memory, replay, turns_of, write_raw
-
-
-def test_a_dry_run_needs_no_server_and_leaves_no_trace(tmp_path: Path, user: str) -> None:
-    from spectron_migrate.dump import open_any
-    from spectron_migrate.mapping import load_mapping
-    from spectron_migrate.migration.replay import Replay
-
-    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(9)])
-    before = sorted(tmp_path.rglob("*"))
-    with open_any([dump]) as opened:
-        step = Replay(tmp_path / "state", opened, load_mapping(None), ReplayOptions(), reporter=NullReporter())
-        summary = step.dry_run(context="anything")
-    assert 9 == summary.planned
-    assert 9 == summary.remaining
-    assert 1 == summary.scopes
-    assert 1 == summary.lanes
-    assert before == sorted(tmp_path.rglob("*"))
 
 
 @pytest.mark.parametrize(("answer", "texts"), [("present", 2), ("absent", 3)])
@@ -159,34 +140,3 @@ def test_a_signal_does_not_wait_for_reads_before_the_first_write(
     ):
         asyncio.run(run(proxy.base_url))
     assert ExitCode.SIGTERM == told.value.exit_code
-
-
-@pytest.mark.ledger_file  # a database is always read in place
-def test_a_dry_run_of_a_plan_that_is_there_reads_the_ledger_in_place(
-    tmp_path: Path, user: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    raw = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(9)])
-    with open_any([raw]) as dump:
-
-        def dry_run(state: Path) -> ReplaySummary:
-            step = Replay(state, dump, load_mapping(None), ReplayOptions(), reporter=NullReporter())
-            return step.dry_run(context="c")
-
-        planned_anew = dry_run(tmp_path / "none")
-        with Ledger.open_for_writing(tmp_path / "state") as ledger:
-            make_plan(
-                ledger,
-                dump,
-                load_mapping(None),
-                Filters(),
-                context="c",
-                now="2026-01-01T00:00:00.000000Z",
-                reporter=NullReporter(),
-            )
-        before = (tmp_path / "state" / "ledger.db").read_bytes()
-        monkeypatch.delattr(Ledger, "scratch_copy")
-
-        read_in_place = dry_run(tmp_path / "state")
-
-    assert planned_anew.to_json() == read_in_place.to_json()
-    assert before == (tmp_path / "state" / "ledger.db").read_bytes()
