@@ -18,7 +18,8 @@ from spectron_migrate.cli.options import GlobalOptions, SectionedCommand, read_f
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_async, run_command
 from spectron_migrate.cli.tables import facts, plain
 from spectron_migrate.errors import ExitCode, InputError, KeyRefused, Unreachable
-from spectron_migrate.records import Reporter, counted, format_time
+from spectron_migrate.records import counted, format_time
+from spectron_migrate.reporter import Reporter
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

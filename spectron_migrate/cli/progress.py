@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from spectron_migrate.records import Gauges, Json
+from spectron_migrate.records import Json
+from spectron_migrate.reporter import Gauges
 
 WINDOW_S = 60.0
 """The rate is measured over this many seconds, so that a stage that has slowed down does not promise too much."""

@@ -15,7 +15,8 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Literal
 
 from spectron_migrate.cli.progress import FALLBACK_COLUMNS, Progress, StageProgress
-from spectron_migrate.records import Gauges, Json
+from spectron_migrate.records import Json
+from spectron_migrate.reporter import Gauges
 
 if TYPE_CHECKING:
     from spectron_migrate.cli.bar import Bar

@@ -31,7 +31,8 @@ from spectron_migrate.migration.late_writers import read_late_writes
 from spectron_migrate.migration.ledger_access import round_lock
 from spectron_migrate.migration.reconcile import Reconciled, reconcile, reconcile_beside
 from spectron_migrate.migration.rounds import CatchUpSettings, Rounds
-from spectron_migrate.records import Json, Reporter, counted, format_time, name_first
+from spectron_migrate.records import Json, counted, format_time, name_first
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state import processes
 from spectron_migrate.state.cutover_state import CutoverState, Step

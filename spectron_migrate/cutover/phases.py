@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from spectron_migrate.errors import ExitCode, MigrateError, NotLegal
-from spectron_migrate.records import Json, Reporter, counted
+from spectron_migrate.records import Json, counted
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.state.cutover_state import CutoverState
 from spectron_migrate.state.journal import STEPS_BACK, JournalTruncated, publish_routing, read_journal
 from spectron_migrate.state.late_writes import LateWrites

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from spectron_migrate.cutover.phases import Command, StepResult, describe_reads, require_legal
 from spectron_migrate.errors import InputError, NotConfirmed
-from spectron_migrate.records import Reporter, counted
+from spectron_migrate.records import counted
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.state import processes
 from spectron_migrate.state.cutover_state import CutoverState, Step
 from spectron_migrate.state.journal import StepConflict, record_step

@@ -21,7 +21,8 @@ from spectron_migrate.ledger.batches import IntendedBatch
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.ledger.writer import GroupCommit
-from spectron_migrate.records import Gauges, Infer, Reporter, Selector
+from spectron_migrate.records import Infer, Selector
+from spectron_migrate.reporter import Gauges, Reporter
 from spectron_migrate.spectron.answers import (
     BatchResult,
     Doubt,

@@ -17,7 +17,8 @@ from spectron_migrate.doctor.probe_questions import ProbeFinding, ProbeQuestions
 from spectron_migrate.doctor.probe_scope import ROOT, ProbeScope
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger import Ledger, probes
-from spectron_migrate.records import Reporter, counted, format_time
+from spectron_migrate.records import counted, format_time
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import Sleep, SpectronApi, UnknownSession
 from spectron_migrate.spectron.grants import Me, require_grant
 from spectron_migrate.spectron.wire import InDoubt, NotBegun

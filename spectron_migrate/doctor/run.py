@@ -20,7 +20,8 @@ from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import status
 from spectron_migrate.mapping import ScopeMapping, load_mapping
-from spectron_migrate.records import Reporter, counted, format_time
+from spectron_migrate.records import counted, format_time
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.store import StateStore, store_at
 

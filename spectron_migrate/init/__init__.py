@@ -15,7 +15,8 @@ from spectron_migrate.init.texts import Owners, mapping_text, settings_text
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_reader
 from spectron_migrate.mem0.stores.oss_config import DEFAULT, read_mem0_config
-from spectron_migrate.records import Json, Memory, Reporter
+from spectron_migrate.records import Json, Memory
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.settings import load_settings
 
 MOST_ROWS_READ = 20_000

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from spectron_migrate.records import Filters, Json, Memory, NullReporter, Reporter, Skipped, SourceInfo
+from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo
+from spectron_migrate.reporter import NullReporter, Reporter
 
 Sleep = Callable[[float], object]
 

@@ -24,7 +24,8 @@ from spectron_migrate.migration.adoption_run import Adopted, AdoptionRun, Adopti
 from spectron_migrate.migration.scope_search import ScopeSearch
 from spectron_migrate.migration.turn_matching import Leftover, ListedTurn, expected_requests, is_older
 from spectron_migrate.parallel import for_each
-from spectron_migrate.records import Reporter, counted, format_time, parse_time
+from spectron_migrate.records import counted, format_time, parse_time
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.grants import require_grant
 

@@ -14,7 +14,8 @@ from spectron_migrate.errors import ScopeRefused
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import adoption
 from spectron_migrate.migration.turn_matching import Leftover
-from spectron_migrate.records import Hit, Reporter, Selector, format_time, parse_time
+from spectron_migrate.records import Hit, Selector, format_time, parse_time
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import MAX_K, SpectronApi, UnknownSession
 from spectron_migrate.spectron.grants import Me
 from spectron_migrate.spectron.rows import Turn

@@ -24,7 +24,8 @@ from spectron_migrate.mem0.seen_ids import NumberSet
 from spectron_migrate.migration.changes import Settling
 from spectron_migrate.migration.differences import NAMED, Differences
 from spectron_migrate.migration.passes import read_beside
-from spectron_migrate.records import Memory, Reporter, Skipped, counted, digest, format_time, reason_key
+from spectron_migrate.records import Memory, Skipped, counted, digest, format_time, reason_key
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.state.store import StateStore
 
 MOST_CHANGED = 50_000

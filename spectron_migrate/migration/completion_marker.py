@@ -15,7 +15,7 @@ from spectron_migrate.errors import WrongLedger
 from spectron_migrate.ledger import Ledger, markers
 from spectron_migrate.ledger.cutover_note import note_cutover, refuse_lost_journal
 from spectron_migrate.mapping import ScopeMapping
-from spectron_migrate.records import Reporter
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.scopes import listed_paths
 from spectron_migrate.state.cutover_state import Step

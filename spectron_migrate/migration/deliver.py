@@ -16,7 +16,8 @@ from spectron_migrate.delivery.scheduler import deliver_lanes
 from spectron_migrate.ledger import Ledger, sessions
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.mapping import ScopeMapping
-from spectron_migrate.records import Reporter, format_time
+from spectron_migrate.records import format_time
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 
 

@@ -27,7 +27,8 @@ from spectron_migrate.mapping import ScopeMapping, Unmapped
 from spectron_migrate.migration.captured import CapturedMessages, memory_of
 from spectron_migrate.migration.caught_up import owners_behind
 from spectron_migrate.migration.deliver import Limits, begin_run, deliver_plan
-from spectron_migrate.records import NullReporter, Reporter, format_time
+from spectron_migrate.records import format_time
+from spectron_migrate.reporter import NullReporter, Reporter
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 from spectron_migrate.state.call_log import ANYBODY, CallSubject
 from spectron_migrate.state.journal import CaughtUp, publish_routing, read_journal

@@ -18,7 +18,8 @@ from spectron_migrate.migration.planning import find_unchanged_plan, make_plan
 from spectron_migrate.migration.planning_warnings import warn_before_planning
 from spectron_migrate.migration.replay_options import ReplayOptions, refuse_expiry
 from spectron_migrate.migration.replay_summary import ReplaySummary, summarize
-from spectron_migrate.records import Reporter, format_time
+from spectron_migrate.records import format_time
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.store import StateStore, store_at
 

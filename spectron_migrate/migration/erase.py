@@ -20,7 +20,8 @@ from spectron_migrate.errors import InputError, MigrateError, NotLegal, Unreacha
 from spectron_migrate.ledger import Ledger, erasing
 from spectron_migrate.ledger.cutover_note import refuse_lost_journal
 from spectron_migrate.ledger.read.erases import begun_at, unfinished
-from spectron_migrate.records import Json, Reporter, counted, name_first, parse_time
+from spectron_migrate.records import Json, counted, name_first, parse_time
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import SpectronApi, UnknownSession
 from spectron_migrate.spectron.grants import Me, require_grant
 from spectron_migrate.state.following import is_followed

@@ -17,7 +17,8 @@ from spectron_migrate.errors import ExitCode, Incomplete, InputError
 from spectron_migrate.garbage import fewer_collections
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.passes import ReadResult, read_all
-from spectron_migrate.records import Filters, Json, Reporter, Skipped, counted
+from spectron_migrate.records import Filters, Json, Skipped, counted
+from spectron_migrate.reporter import Reporter
 
 _MOST_LISTED = 100
 

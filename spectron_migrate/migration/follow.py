@@ -27,7 +27,8 @@ from spectron_migrate.migration.follow_summary import FollowSummary
 from spectron_migrate.migration.ledger_access import follow_lock, round_lock
 from spectron_migrate.migration.round_result import Round
 from spectron_migrate.migration.rounds import CatchUpSettings, Rounds
-from spectron_migrate.records import Reporter, format_time
+from spectron_migrate.records import format_time
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.cutover_state import CutoverState
 from spectron_migrate.state.following import COMPARES_BESIDE, FOLLOW_FILE, FOLLOW_LOCK

@@ -7,7 +7,8 @@ from datetime import datetime
 
 from spectron_migrate.migration.drain_outbox import Drained
 from spectron_migrate.migration.round_result import Round, count_behind
-from spectron_migrate.records import Reporter, counted, format_time
+from spectron_migrate.records import counted, format_time
+from spectron_migrate.reporter import Reporter
 
 DRAINS_EVERY_S = 5.0
 """How often drains are reported."""

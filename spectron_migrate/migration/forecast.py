@@ -18,7 +18,8 @@ from spectron_migrate.ledger.read.planned import PlannedLane, PlannedMemory
 from spectron_migrate.ledger.scratch_counts import ScratchCounts
 from spectron_migrate.mapping import Rule, ScopeMapping
 from spectron_migrate.migration.likeness import ALIKE, NEWEST, Likeness
-from spectron_migrate.records import Json, Memory, Reporter, counted
+from spectron_migrate.records import Json, Memory, counted
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.state.store import StateStore
 
 FULL_S = 2.0

@@ -16,7 +16,8 @@ from spectron_migrate.ledger.workers import Workers
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.migration.planning_warnings import refuse_half_erased
 from spectron_migrate.migration.replay_options import ReplayOptions
-from spectron_migrate.records import Json, Reporter
+from spectron_migrate.records import Json
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import Sleep
 from spectron_migrate.state.store import StateStore
 

@@ -15,7 +15,8 @@ from spectron_migrate.errors import NotLegal
 from spectron_migrate.migration.reconcile import HELD_EVERY_S, HELD_PATIENCE_S
 from spectron_migrate.migration.round_result import Round
 from spectron_migrate.migration.rounds import Rounds
-from spectron_migrate.records import Reporter, format_time
+from spectron_migrate.records import format_time
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.late_writes import LateWrites, keep_late_writes

@@ -10,7 +10,8 @@ from spectron_migrate.dump.owners_seen import OwnersSeen
 from spectron_migrate.errors import Incomplete, Unreachable
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.mem0.unreadable import UnreadableFields
-from spectron_migrate.records import Filters, Memory, Reporter, Skipped
+from spectron_migrate.records import Filters, Memory, Skipped
+from spectron_migrate.reporter import Reporter
 
 _MOST_PASSES = 3
 _REPORT_EVERY = 1000

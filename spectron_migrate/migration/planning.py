@@ -26,16 +26,8 @@ from spectron_migrate.mem0.seen_ids import SeenIds
 from spectron_migrate.migration.changes import Changes
 from spectron_migrate.migration.planning_warnings import warn_before_planning, warn_left_behind, warn_merged
 from spectron_migrate.migration.time_notes import TimeNotes
-from spectron_migrate.records import (
-    NAMED,
-    Filters,
-    Memory,
-    Placement,
-    Reporter,
-    canonical_json,
-    counted,
-    digest,
-)
+from spectron_migrate.records import NAMED, Filters, Memory, Placement, canonical_json, counted, digest
+from spectron_migrate.reporter import Reporter
 
 _PAGE = 1000
 

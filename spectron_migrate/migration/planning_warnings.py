@@ -13,15 +13,8 @@ from spectron_migrate.ledger.read import erases, memories, plans
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.mapping.text_times import with_text_at
 from spectron_migrate.migration.time_notes import TimeNotes
-from spectron_migrate.records import (
-    NAMED,
-    Filters,
-    Placement,
-    Reporter,
-    counted,
-    name_first,
-    order_key,
-)
+from spectron_migrate.records import NAMED, Filters, Placement, counted, name_first, order_key
+from spectron_migrate.reporter import Reporter
 
 
 def warn_before_planning(ledger: Ledger, dump: Dump, filters: Filters, reporter: Reporter) -> None:

@@ -25,7 +25,8 @@ from spectron_migrate.ledger.read.planned import planned_memories
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.migration.planning import make_plan
 from spectron_migrate.quantiles import t_quantile
-from spectron_migrate.records import Filters, Json, Memory, Placement, Reporter, counted
+from spectron_migrate.records import Filters, Json, Memory, Placement, counted
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.scopes import live_paths, paths_of
 from spectron_migrate.state.store import StateStore

@@ -15,7 +15,8 @@ from typing import Protocol
 from spectron_migrate.migration.differences import Differences
 from spectron_migrate.migration.round_result import Round
 from spectron_migrate.migration.rounds import CatchUpSettings, Rounds, comparison_beside
-from spectron_migrate.records import Json, Reporter, counted, format_time
+from spectron_migrate.records import Json, counted, format_time
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.following import is_followed
 from spectron_migrate.state.routing import read_routing

@@ -34,7 +34,8 @@ from spectron_migrate.migration.joining import begin_together, open_again, open_
 from spectron_migrate.migration.planning import fingerprint_of, make_plan
 from spectron_migrate.migration.replay_options import ReplayOptions, refuse_expiry
 from spectron_migrate.migration.replay_summary import ReplaySummary, summarize, with_result
-from spectron_migrate.records import Reporter, counted, format_time
+from spectron_migrate.records import counted, format_time
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.store import StateStore, store_at

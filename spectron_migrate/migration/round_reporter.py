@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from spectron_migrate.errors import ExitCode, Interrupted
-from spectron_migrate.records import Gauges, Json, Reporter
+from spectron_migrate.records import Json
+from spectron_migrate.reporter import Gauges, Reporter
 
 
 class RoundReporter:

@@ -35,7 +35,8 @@ from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.migration.round_reporter import RoundReporter
 from spectron_migrate.migration.round_result import Round
-from spectron_migrate.records import Memory, NullReporter, Reporter, counted, format_time
+from spectron_migrate.records import Memory, counted, format_time
+from spectron_migrate.reporter import NullReporter, Reporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import publish_routing, read_journal
 from spectron_migrate.state.outbox import OtherHost, Outbox

@@ -18,7 +18,8 @@ from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.errors import InputError, MigrateError
 from spectron_migrate.ledger import copying
 from spectron_migrate.migration.state_places import StatePlace, no_state, open_place
-from spectron_migrate.records import Json, Reporter, format_time, name_first
+from spectron_migrate.records import Json, format_time, name_first
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.state import seal
 from spectron_migrate.state.contents import StateContents
 from spectron_migrate.state.processes import fold

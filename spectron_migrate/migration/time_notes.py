@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from spectron_migrate.records import Memory, Reporter, Selector, counted, has_time
+from spectron_migrate.records import Memory, Selector, counted, has_time
+from spectron_migrate.reporter import Reporter
 
 GUESSED_SHARE = 0.05
 """A larger share of guessed times, in a plan or in one of its scopes, causes a warning."""

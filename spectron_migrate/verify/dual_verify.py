@@ -19,7 +19,8 @@ from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import receipts
 from spectron_migrate.mapping import ScopeMapping
-from spectron_migrate.records import Json, Reporter, canonical_json, counted, digest, format_time
+from spectron_migrate.records import Json, canonical_json, counted, digest, format_time
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.store import StateStore, store_at

@@ -28,7 +28,6 @@ from spectron_migrate.records import (
     Filters,
     Memory,
     Placement,
-    Reporter,
     Selector,
     Skipped,
     canonical_json,
@@ -36,6 +35,7 @@ from spectron_migrate.records import (
     same_text,
     selector_of,
 )
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.verify.findings import Finding
 from spectron_migrate.verify.options import VerifyOptions
 from spectron_migrate.verify.workspace import Workspace

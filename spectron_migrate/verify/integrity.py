@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from spectron_migrate.ledger.read import receipts
 from spectron_migrate.ledger.read.receipts import OurSession
 from spectron_migrate.parallel import for_each
-from spectron_migrate.records import Reporter, same_text
+from spectron_migrate.records import same_text
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.rising import longest_rising
 from spectron_migrate.spectron.api import SpectronApi, UnknownSession
 from spectron_migrate.spectron.rows import Turn

@@ -20,7 +20,8 @@ from spectron_migrate.judge import PASSAGE_LETTERS, plain
 from spectron_migrate.keywords import WordFrequencies, words_of
 from spectron_migrate.mapping import ScopeMapping, covers
 from spectron_migrate.parallel import for_each
-from spectron_migrate.records import Hit, Reporter, Selector
+from spectron_migrate.records import Hit, Selector
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import MAX_K, SpectronApi
 from spectron_migrate.verify.expected import lens_of
 from spectron_migrate.verify.findings import Finding

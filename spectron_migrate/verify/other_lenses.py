@@ -12,7 +12,7 @@ from random import Random
 from spectron_migrate.keywords import WordFrequencies
 from spectron_migrate.mapping import covers
 from spectron_migrate.parallel import for_each
-from spectron_migrate.records import Reporter
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.findings import Finding
 from spectron_migrate.verify.isolation import ScopeReader, ask, settle, suspicions, words_seen_by

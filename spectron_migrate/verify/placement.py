@@ -21,7 +21,8 @@ from spectron_migrate.judge import PASSAGE_LETTERS, plain
 from spectron_migrate.keywords import WordFrequencies, words_of
 from spectron_migrate.mapping import covers
 from spectron_migrate.parallel import for_each
-from spectron_migrate.records import Hit, Reporter, Selector, counted
+from spectron_migrate.records import Hit, Selector, counted
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import MAX_K, SpectronApi
 from spectron_migrate.verify.expiry import expiry_of
 from spectron_migrate.verify.findings import Finding

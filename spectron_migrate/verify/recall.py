@@ -17,7 +17,8 @@ from spectron_migrate.errors import KeyRefused, MigrateError
 from spectron_migrate.mapping import Lens, NotServable, ScopeMapping
 from spectron_migrate.mem0.search import SearchHit
 from spectron_migrate.parallel import for_each
-from spectron_migrate.records import Json, Reporter
+from spectron_migrate.records import Json
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import MAX_K, SpectronApi
 from spectron_migrate.spectron.rows import Recall
 from spectron_migrate.verify.differences import Difference, Explainer, SpectronRanks

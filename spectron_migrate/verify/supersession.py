@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.parallel import for_each
-from spectron_migrate.records import Reporter
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.graph import EntityValue, Graph
 from spectron_migrate.verify.findings import Finding

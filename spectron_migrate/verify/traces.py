@@ -16,7 +16,8 @@ from collections.abc import AsyncIterator
 
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.mapping.labels import id_of
-from spectron_migrate.records import Json, Reporter, Selector
+from spectron_migrate.records import Json, Selector
+from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.graph import EntityLink, EntityValue, Graph
 from spectron_migrate.verify.findings import Finding

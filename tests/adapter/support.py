@@ -30,7 +30,8 @@ from spectron_migrate.migration.ledger_access import round_lock
 from spectron_migrate.migration.reconcile import read_last_result, reconcile
 from spectron_migrate.migration.round_result import Round
 from spectron_migrate.migration.rounds import CatchUpSettings, Rounds
-from spectron_migrate.records import Memory, NullReporter, format_time
+from spectron_migrate.records import Memory, format_time
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.call_log import (
     CallResult,

@@ -14,7 +14,7 @@ from spectron_migrate.ledger.read import cutover, plans
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.replay import Replay
 from spectron_migrate.migration.replay_options import ReplayOptions
-from spectron_migrate.records import NullReporter
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.state.call_log import CallResult
 from tests.adapter.drains import (
     BEFORE,

@@ -137,7 +137,8 @@ def whole(section: dict[str, Any], folder: Path) -> int:
     """The export as the command runs it."""
     from spectron_migrate.mem0.open import open_reader
     from spectron_migrate.migration.export import run_export
-    from spectron_migrate.records import Filters, NullReporter
+    from spectron_migrate.records import Filters
+    from spectron_migrate.reporter import NullReporter
 
     with open_reader(section, now=datetime.now(UTC)) as reader:
         summary = run_export(

@@ -27,7 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from spectron_migrate.cli.log import EventLog
 from spectron_migrate.cli.terminal import TerminalReporter
-from spectron_migrate.records import Gauges
+from spectron_migrate.reporter import Gauges
 from spectron_migrate.state.running import ProgressFile
 from tests.bench.replay_bench import make_dump, serving
 

@@ -34,7 +34,8 @@ from spectron_migrate.ledger.new_memories import INSERT_FACT, INSERT_MEMORY, INS
 from spectron_migrate.ledger.schema import DDL
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.planning import make_plan
-from spectron_migrate.records import Filters, Memory, NullReporter, SourceInfo, format_time
+from spectron_migrate.records import Filters, Memory, SourceInfo, format_time
+from spectron_migrate.reporter import NullReporter
 
 EACH = 50
 """Memories of a user."""

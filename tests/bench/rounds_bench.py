@@ -42,7 +42,8 @@ from spectron_migrate.migration.planning import make_plan
 from spectron_migrate.migration.replay import Replay
 from spectron_migrate.migration.round_result import Round
 from spectron_migrate.migration.rounds import CatchUpSettings, Rounds
-from spectron_migrate.records import Filters, NullReporter, format_time
+from spectron_migrate.records import Filters, format_time
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.bench.replay_bench import Server, serving
 from tests.mem0.qdrant_points import key_of, point, write_store

@@ -23,7 +23,7 @@ from spectron_migrate.cli.app import run
 from spectron_migrate.cli.log import EventLog, read_tail
 from spectron_migrate.cli.progress import Progress, StageProgress, span
 from spectron_migrate.cli.terminal import TerminalReporter
-from spectron_migrate.records import Gauges
+from spectron_migrate.reporter import Gauges
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\u202e"
 OBEYED = {"\x1b", "\x07", "\u202e"}

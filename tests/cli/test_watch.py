@@ -27,7 +27,7 @@ from spectron_migrate.cli.watch import Paced, Snapshot
 from spectron_migrate.cutover.gate_result import GateResult
 from spectron_migrate.ledger.read.status import LaneLeft, MigrationStatus
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.records import Gauges
+from spectron_migrate.reporter import Gauges
 from spectron_migrate.state.running import ProgressFile, RunningCommand, read_running
 from tests.cli.support import command_line, environment_for
 from tests.mem0.qdrant_points import key_of, point, uuid, write_store

@@ -20,7 +20,7 @@ import pytest
 from spectron_migrate.cutover import ungated_steps
 from spectron_migrate.database.location import parse_location
 from spectron_migrate.errors import ExitCode, InputError, MigrateError, NotConfirmed, NotLegal
-from spectron_migrate.records import NullReporter
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.state import processes
 from spectron_migrate.state.cutover_state import CutoverState, Step, StepName
 from spectron_migrate.state.journal import read_journal, record_step

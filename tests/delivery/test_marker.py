@@ -20,7 +20,7 @@ from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mapping.segments import MARKER
 from spectron_migrate.migration.replay import Replay
 from spectron_migrate.migration.replay_options import ReplayOptions
-from spectron_migrate.records import NullReporter
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.support.proxy import Fault, Seen, gated, misbehaving, refusing
 from tests.support.replaying import mapping_file, replay_in_no_time

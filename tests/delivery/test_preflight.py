@@ -14,7 +14,8 @@ from spectron_migrate.errors import KeyRefused, NotLegal, Unreachable, WrongLedg
 from spectron_migrate.ledger import Ledger, markers
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay_options import ReplayOptions
-from spectron_migrate.records import Memory, NullReporter
+from spectron_migrate.records import Memory
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.paging import PAGE
 from tests.support.here import server_here

@@ -19,7 +19,7 @@ from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.replay import Replay
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
-from spectron_migrate.records import NullReporter
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.support.here import server_here
 from tests.support.ledgers import facts_of

@@ -23,7 +23,7 @@ from spectron_migrate.mapping.segments import MARKER
 from spectron_migrate.migration.replay import Replay
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
-from spectron_migrate.records import NullReporter
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import is_write, nap, replay_in_no_time, texts

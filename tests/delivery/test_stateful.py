@@ -36,7 +36,8 @@ from spectron_migrate.mapping import ScopeMapping, load_mapping
 from spectron_migrate.migration.replay import Replay
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
-from spectron_migrate.records import Filters, Memory, NullReporter, SourceInfo, format_time
+from spectron_migrate.records import Filters, Memory, SourceInfo, format_time
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.local.support import embedder
 from tests.support.examples import examples

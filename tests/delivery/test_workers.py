@@ -28,7 +28,8 @@ from spectron_migrate.migration.joining import open_again
 from spectron_migrate.migration.replay import Replay
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
-from spectron_migrate.records import Filters, NullReporter
+from spectron_migrate.records import Filters
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 from tests.support.engines import states_in_postgres
 from tests.support.here import server_here

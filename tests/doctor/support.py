@@ -12,7 +12,8 @@ from spectron_migrate.doctor import Check, Diagnosis, run_doctor
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mem0.formats.files import FilesReader
 from spectron_migrate.migration.export import run_export
-from spectron_migrate.records import Filters, NullReporter
+from spectron_migrate.records import Filters
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.support.spectron import write_raw
 

@@ -13,7 +13,7 @@ from spectron_migrate.cli.app import run
 from spectron_migrate.doctor import run_doctor
 from spectron_migrate.errors import ExitCode, InputError, KeyRefused
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.records import NullReporter
+from spectron_migrate.reporter import NullReporter
 from tests.doctor.support import NOW, check_of, diagnose, export
 from tests.support.spectron import memory, write_raw
 

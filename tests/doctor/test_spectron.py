@@ -13,7 +13,7 @@ from spectron_migrate.doctor import Diagnosis, run_doctor
 from spectron_migrate.doctor.spectron import check_extraction
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.records import NullReporter
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.doctor.support import NOW, check_of, diagnose, export
 from tests.support.here import server_here

@@ -205,7 +205,8 @@ def test_a_killed_export_leaves_nothing_outside_its_dump_and_the_next_one_tidies
         from pathlib import Path
         from spectron_migrate.migration.export import run_export
         from spectron_migrate.mem0.formats.files import FilesReader
-        from spectron_migrate.records import Filters, NullReporter
+        from spectron_migrate.records import Filters
+        from spectron_migrate.reporter import NullReporter
         run_export(FilesReader([Path({str(raw_file(tmp_path))!r})], now=datetime.now(UTC)), Path({str(dump)!r}),
                    filters=Filters(), since=None, keep_history=False, reporter=NullReporter(),
                    clock=lambda: datetime.now(UTC))

@@ -23,6 +23,7 @@ LAYERS: list[tuple[str, ...]] = [
         "keywords",
         "parallel",
         "quantiles",
+        "reporter",
         "rising",
         "scrubbing",
     ),

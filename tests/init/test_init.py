@@ -12,7 +12,8 @@ import pytest
 from spectron_migrate.errors import InputError
 from spectron_migrate.init import InitSummary, run_init
 from spectron_migrate.mapping.load import parse_mapping
-from spectron_migrate.records import Memory, NullReporter
+from spectron_migrate.records import Memory
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.settings import load_settings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -11,7 +11,8 @@ from spectron_migrate.errors import InputError
 from spectron_migrate.ledger import Ledger, new_memories
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.planning import make_plan
-from spectron_migrate.records import Filters, Memory, NullReporter
+from spectron_migrate.records import Filters, Memory
+from spectron_migrate.reporter import NullReporter
 from tests.support.dumping import memory, scan
 
 

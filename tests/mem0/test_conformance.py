@@ -25,7 +25,8 @@ from spectron_migrate.mem0.normalise import normalise
 from spectron_migrate.mem0.open import open_reader, source_info
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.export import ExportSummary, run_export
-from spectron_migrate.records import Filters, Memory, NullReporter, Skipped
+from spectron_migrate.records import Filters, Memory, Skipped
+from spectron_migrate.reporter import NullReporter
 from tests.mem0.conftest import DATA, NOW
 from tests.mem0.qdrant_points import key_of, point, write_store
 from tests.mem0.rows import odd_payloads as payloads
@@ -352,7 +353,8 @@ sys.addaudithook(hook)
 before = sockets()
 from spectron_migrate.migration.export import ExportSummary, run_export
 from spectron_migrate.mem0.open import open_reader
-from spectron_migrate.records import Filters, NullReporter
+from spectron_migrate.records import Filters
+from spectron_migrate.reporter import NullReporter
 with open_reader(json.loads(sys.argv[1]), now=datetime.now(UTC)) as reader:
     summary = run_export(reader, Path(sys.argv[2]), filters=Filters(), since=None, keep_history=True,
                          reporter=NullReporter(), clock=lambda: datetime.now(UTC))

@@ -13,7 +13,8 @@ from spectron_migrate.migration.dry_run import DryRun
 from spectron_migrate.migration.planning import make_plan
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
-from spectron_migrate.records import Filters, NullReporter
+from spectron_migrate.records import Filters
+from spectron_migrate.reporter import NullReporter
 from tests.support.spectron import memory, write_raw
 
 

@@ -24,8 +24,8 @@ from spectron_migrate.ledger.read import erases
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.erase import Eraser
 from spectron_migrate.migration.replay_options import ReplayOptions
-from spectron_migrate.records import NullReporter
 from spectron_migrate.rehearsal.subprocesses import clean_environment
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.cutover_state import Step, StepName
 from spectron_migrate.state.following import FOLLOW_LOCK

@@ -25,7 +25,8 @@ from spectron_migrate.mem0.formats.files import FilesReader
 from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.mem0.reader import ReaderBase
 from spectron_migrate.migration.export import ExportSummary, run_export
-from spectron_migrate.records import Filters, Memory, NullReporter, Skipped, SourceInfo, canonical_json
+from spectron_migrate.records import Filters, Memory, Skipped, SourceInfo, canonical_json
+from spectron_migrate.reporter import NullReporter
 from tests.mem0.conftest import NOW, VERSIONS, App, mem0_app, sample_config, sample_rows
 from tests.support.dumping import memory
 from tests.support.examples import examples
@@ -469,7 +470,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from spectron_migrate.migration.export import run_export
 from spectron_migrate.mem0.open import open_oss
-from spectron_migrate.records import Filters, NullReporter
+from spectron_migrate.records import Filters
+from spectron_migrate.reporter import NullReporter
 
 class Reporter(NullReporter):
     def stage(self, name, total=None):

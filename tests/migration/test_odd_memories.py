@@ -11,7 +11,7 @@ import pytest
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import segment
-from spectron_migrate.records import NullReporter
+from spectron_migrate.reporter import NullReporter
 from tests.support.replaying import mapping_file, texts
 from tests.support.spectron import memory, replay, turns_of, write_raw
 from tests.verify.support import verify

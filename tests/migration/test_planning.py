@@ -14,7 +14,8 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read.memories import last_version
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay_options import ReplayOptions
-from spectron_migrate.records import Filters, NullReporter
+from spectron_migrate.records import Filters
+from spectron_migrate.reporter import NullReporter
 from tests.support.proxy import Seen, misbehaving
 from tests.support.replaying import TODAY, complete_scan, mapping_file, mem0_row, texts
 from tests.support.spectron import memory, replay, turns_of, write_raw

@@ -24,7 +24,8 @@ from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.preview import PreviewRow, PreviewSummary, describe, preview_plan
 from spectron_migrate.migration.replay_options import ReplayOptions
-from spectron_migrate.records import Filters, NullReporter
+from spectron_migrate.records import Filters
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.support import output
 from tests.support.here import server_here

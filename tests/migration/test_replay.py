@@ -17,7 +17,7 @@ from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.replay import Replay
 from spectron_migrate.migration.replay_options import ReplayOptions
-from spectron_migrate.records import NullReporter
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.support.oracle import ledger_facts
 from tests.support.proxy import Fault, Seen, misbehaving

@@ -28,7 +28,8 @@ from spectron_migrate.files.locks import try_lock
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.state_copy import CopiedState, back_up_state, move_state
-from spectron_migrate.records import Memory, NullReporter
+from spectron_migrate.records import Memory
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.state.call_log import ANYBODY, CallResult, CallSubject, begin_line, encode_results, end_line
 from spectron_migrate.state.directory import DirectoryState
 from spectron_migrate.state.journal import read_journal, record_step

@@ -22,7 +22,8 @@ from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.replay import Replay
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
-from spectron_migrate.records import Filters, Memory, NullReporter, SourceInfo, format_time
+from spectron_migrate.records import Filters, Memory, SourceInfo, format_time
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.spectron import wire
 from spectron_migrate.spectron.api import SpectronApi
 from tests.support.engines import named

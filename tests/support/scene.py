@@ -25,7 +25,8 @@ from spectron_migrate.migration.follow import Follow
 from spectron_migrate.migration.follow_summary import FollowSummary
 from spectron_migrate.migration.round_result import Round
 from spectron_migrate.migration.rounds import CatchUpSettings, Rounds
-from spectron_migrate.records import Filters, Gauges, Json, NullReporter
+from spectron_migrate.records import Filters, Json
+from spectron_migrate.reporter import Gauges, NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.mem0.qdrant_points import key_of, point, uuid, write_store
 from tests.support.spectron import turns_of

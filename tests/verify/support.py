@@ -17,7 +17,7 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.search import SearchHit
-from spectron_migrate.records import NullReporter
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.dual_verify import VerifySummary, run_dual_verify
 from spectron_migrate.verify.options import VerifyOptions

@@ -16,7 +16,8 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.replay_options import ReplayOptions
-from spectron_migrate.records import Filters, NullReporter
+from spectron_migrate.records import Filters
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.dual_verify import run_dual_verify
 from spectron_migrate.verify.options import VerifyOptions

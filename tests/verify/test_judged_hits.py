@@ -12,7 +12,8 @@ from spectron_migrate.judge import KnownMemory, Matched, MemoryIndex, judge_hit
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
-from spectron_migrate.records import Hit, NullReporter
+from spectron_migrate.records import Hit
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.spectron.rows import Recall
 from spectron_migrate.verify import judged_hits
 from spectron_migrate.verify.expected import index_receipts

@@ -12,7 +12,7 @@ from spectron_migrate.errors import InputError
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
-from spectron_migrate.records import NullReporter
+from spectron_migrate.reporter import NullReporter
 from spectron_migrate.verify.expected import index_receipts, record_expectations
 from spectron_migrate.verify.options import Query, VerifyOptions
 from spectron_migrate.verify.queries import generate_queries, load_queries

@@ -16,7 +16,8 @@ from spectron_migrate.mem0.open import open_reader, source_info
 from spectron_migrate.mem0.served import platform as platform_reader
 from spectron_migrate.mem0.served import platform_listing
 from spectron_migrate.migration.export import ExportSummary, run_export
-from spectron_migrate.records import Filters, NullReporter, format_time
+from spectron_migrate.records import Filters, format_time
+from spectron_migrate.reporter import NullReporter
 from tests.mem0.conftest import NOW
 from tests.mem0.standins import KEY, Platform, Row, serving
 

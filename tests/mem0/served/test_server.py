@@ -15,7 +15,8 @@ from spectron_migrate.errors import ExitCode, InputError, KeyRefused
 from spectron_migrate.mem0.open import open_reader, source_info
 from spectron_migrate.mem0.served import server as server_module
 from spectron_migrate.migration.export import ExportSummary, run_export
-from spectron_migrate.records import Filters, NullReporter
+from spectron_migrate.records import Filters
+from spectron_migrate.reporter import NullReporter
 from tests.mem0.conftest import NOW
 from tests.mem0.standins import KEY, Row, Server, serving
 

@@ -18,7 +18,8 @@ from spectron_migrate.mem0.stores import pgvector
 from spectron_migrate.mem0.stores.config_spellings import python_config
 from spectron_migrate.mem0.stores.listed import ListedReader
 from spectron_migrate.migration.export import run_export
-from spectron_migrate.records import Filters, Memory, NullReporter, Skipped
+from spectron_migrate.records import Filters, Memory, Skipped
+from spectron_migrate.reporter import NullReporter
 from tests.mem0.conftest import NOW, App
 from tests.mem0.qdrant_points import uuid
 

@@ -20,7 +20,8 @@ from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.mem0.stores.config_spellings import python_config
 from spectron_migrate.mem0.stores.listed import ListedReader
 from spectron_migrate.migration.export import ExportSummary, run_export
-from spectron_migrate.records import Filters, Memory, NullReporter, Skipped
+from spectron_migrate.records import Filters, Memory, Skipped
+from spectron_migrate.reporter import NullReporter
 from tests.mem0.conftest import NOW
 from tests.mem0.qdrant_points import uuid
 from tests.mem0.rows import Row, odd_payloads

@@ -20,7 +20,8 @@ from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.normalise import ENTITY_ROW
 from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.migration.export import ExportSummary, run_export
-from spectron_migrate.records import Filters, Memory, NullReporter
+from spectron_migrate.records import Filters, Memory
+from spectron_migrate.reporter import NullReporter
 from tests.mem0.conftest import DATA, NOW
 
 STORE = DATA / "typescript-3.3.1"
