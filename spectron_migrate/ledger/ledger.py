@@ -1,4 +1,8 @@
-"""Opens the ledger: checks which migration it belongs to, lets one process write, and keeps its directory private."""
+"""Opens the ledger: checks which migration it belongs to, lets one process write, and keeps its directory private.
+
+What only Postgres needs, or only a ledger of an earlier format, is imported where it is used: most commands need
+neither, and `status` is to begin at once.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,24 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spectron_migrate.database.interface import Database
 from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.errors import InputError, LedgerLocked, WrongLedger
 from spectron_migrate.files.locks import FileLock, holder_of, try_lock
 from spectron_migrate.files.private import make_private_directory
-from spectron_migrate.ledger import shared, sqlite, upgrade
+from spectron_migrate.ledger import sqlite
 from spectron_migrate.ledger.schema import DDL, FORMAT
-from spectron_migrate.ledger.workers import Workers
 from spectron_migrate.records import digest
 from spectron_migrate.state import seal
 from spectron_migrate.state.shards import refuse_shards
 from spectron_migrate.state.store import StateStore, place_of
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from spectron_migrate.ledger.workers import Workers
 
 _PLANNED = ("fact", "version", "memory", "selector_path", "selector", "lane", "plan", "scan", "scope", "migration")
 """The tables that hold a plan of which nothing was sent, in an order in which they can be emptied."""
@@ -86,6 +95,8 @@ class Ledger:
         """
         place = place_of(state)
         if isinstance(place, PostgresLocation):
+            from spectron_migrate.ledger import shared
+
             database = shared.open_for_writing(place, create=create)
             return cls(
                 place,
@@ -96,7 +107,7 @@ class Ledger:
         make_private_directory(place)
         path = place / "ledger.db"
         if not create and not path.exists():
-            raise InputError(f"there is no ledger at {path}", hint=shared.WHERE_IS_IT)
+            raise InputError(f"there is no ledger at {path}", hint=sqlite.WHERE_IS_IT)
         lock = _lock(place / "ledger.lock")
         try:
             if not path.exists():
@@ -107,7 +118,7 @@ class Ledger:
             if found != FORMAT:
                 with sqlite.disk_errors(connection, path):
                     sqlite.keep_copy(connection, path.with_name(f"ledger-format-{found}.db"))
-                    upgrade.bring_up_to_date(connection)
+                    _bring_up_to_date(connection)
         except BaseException:
             lock.close()
             raise
@@ -129,6 +140,9 @@ class Ledger:
         location = place_of(state)
         if not isinstance(location, PostgresLocation):
             return cls.open_for_writing(location)
+        from spectron_migrate.ledger import shared
+        from spectron_migrate.ledger.workers import Workers
+
         database = shared.open_for_work(location, lost)
         workers = Workers(database)
         return cls(
@@ -143,7 +157,11 @@ class Ledger:
     def exists(state: Path | PostgresLocation | StateStore) -> bool:
         """Whether the state has a ledger; if that cannot be told, raises what `open_for_reading` raises."""
         place = place_of(state)
-        return shared.exists(place) if isinstance(place, PostgresLocation) else (place / "ledger.db").exists()
+        if not isinstance(place, PostgresLocation):
+            return (place / "ledger.db").exists()
+        from spectron_migrate.ledger import shared
+
+        return shared.exists(place)
 
     @classmethod
     def open_for_reading(cls, state: Path | PostgresLocation | StateStore, *, timeout_s: float = 10.0) -> Ledger:
@@ -154,10 +172,12 @@ class Ledger:
         """
         place = place_of(state)
         if isinstance(place, PostgresLocation):
+            from spectron_migrate.ledger import shared
+
             return cls(place, shared.open_for_reading(place, timeout_s=timeout_s))
         path = place / "ledger.db"
         if not path.exists():
-            raise InputError(f"there is no ledger at {path}", hint=shared.WHERE_IS_IT)
+            raise InputError(f"there is no ledger at {path}", hint=sqlite.WHERE_IS_IT)
         connection = sqlite.connect(path, read_only=True)
         if sqlite.format_of(connection, path, FORMAT) == FORMAT:
             return cls(path, connection)
@@ -166,7 +186,7 @@ class Ledger:
             private = sqlite.private_database(place, connection)
         finally:
             connection.close()
-        upgrade.bring_up_to_date(private.connection)
+        _bring_up_to_date(private.connection)
         return cls(path, private.connection, private=private, stamp=stamp)
 
     @classmethod
@@ -175,6 +195,8 @@ class Ledger:
         """A private copy, to plan into and then throw away; empty if there is no ledger yet."""
         place = place_of(state)
         if isinstance(place, PostgresLocation):
+            from spectron_migrate.ledger import shared
+
             with shared.scratch_copy(place) as private:
                 yield cls(place, private.connection, private=private)
             return
@@ -193,7 +215,7 @@ class Ledger:
         try:
             if original is None:
                 private.connection.executescript(f"{DDL}PRAGMA user_version = {FORMAT};")
-            upgrade.bring_up_to_date(private.connection)
+            _bring_up_to_date(private.connection)
             private.connection.execute("BEGIN IMMEDIATE")  # never committed, because the copy is thrown away
             if fresh and place.is_dir():
                 _remove_empty(place)
@@ -306,6 +328,12 @@ class Ledger:
     def keep_server(self, endpoint: str, principal: str) -> None:
         """Record where the migration writes, and as which principal. Call inside a transaction."""
         self.db.execute("UPDATE migration SET endpoint = ?, principal = ?", (endpoint, principal))
+
+
+def _bring_up_to_date(connection: sqlite3.Connection) -> None:
+    from spectron_migrate.ledger import upgrade
+
+    upgrade.bring_up_to_date(connection)
 
 
 def _discard(path: Path) -> None:

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from spectron_migrate.errors import NotLegal, WrongLedger
-from spectron_migrate.ledger import shared
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.records import canonical_json
 
@@ -141,6 +140,8 @@ def runs_at_work(ledger: Ledger, runs: Sequence[LastRun]) -> list[LastRun]:
     going_on = [run for run in runs if run.ended is None]
     if not going_on or isinstance(ledger.path, Path):
         return [run for run in going_on if run.host in ("", socket.gethostname()) and _is_alive(run.process)]
+    from spectron_migrate.ledger import shared  # a ledger in a file needs nothing of Postgres
+
     writers = shared.holders_of(ledger.db, shared.WRITER)
     return [run for run in going_on if (run.host, run.process) in writers]
 

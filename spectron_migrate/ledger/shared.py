@@ -26,11 +26,6 @@ if TYPE_CHECKING:
 PART = "ledger"
 WRITER = "ledger writer"
 """The lock of the ledger's writers: held by one process alone, or shared by processes that deliver together."""
-WHERE_IS_IT = (
-    "is this the right directory, or the right --state? a new migration begins with spectron-migrate init, and its"
-    " first replay makes the ledger"
-)
-"""The hint if there is no ledger. In a wrong directory, the command that makes one would begin a second migration."""
 
 
 def _name() -> str:
@@ -128,7 +123,7 @@ def discard(database: PostgresDatabase) -> None:
 def _check(database: PostgresDatabase) -> None:
     found = tables.format_of(database, PART)
     if found is None:
-        raise InputError(f"there is no ledger in {database.location}", hint=WHERE_IS_IT)
+        raise InputError(f"there is no ledger in {database.location}", hint=sqlite.WHERE_IS_IT)
     tables.check_format(database, PART, found, FORMAT)
 
 

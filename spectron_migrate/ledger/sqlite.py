@@ -21,6 +21,12 @@ LARGEST_JOURNAL = 64 * 2**20
 Otherwise a plan of a million memories leaves 2 GB.
 """
 
+WHERE_IS_IT = (
+    "is this the right directory, or the right --state? a new migration begins with spectron-migrate init, and its"
+    " first replay makes the ledger"
+)
+"""The hint if there is no ledger. In a wrong directory, the command that makes one would begin a second migration."""
+
 _OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 _DISK = (*_OF_THE_DISK, sqlite3.SQLITE_BUSY)
 """Errors caused by the disk, or by another process that holds the file. Every other error is a bug in this program."""
