@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -56,16 +57,22 @@ class CommandResult:
 
 @dataclass
 class Invocation:
-    """One invocation of a command: its global options, where it prints, and the environment variables."""
+    """One invocation of a command: its global options, where it reports, and the environment variables."""
 
     options: GlobalOptions
-    console: Console
     reporter: TerminalReporter
     log: EventLog
     carried: list[tuple[str, str]] = field(default_factory=list)
     """Options that the next command needs too, with their values."""
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
     _state: StateStore | None = field(default=None, init=False)
+
+    @cached_property
+    def console(self) -> Console:
+        """Where tables are printed; with `--json` nobody asks for it, so rich is not imported."""
+        from rich.console import Console
+
+        return Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
     @property
     def state(self) -> StateStore:
@@ -170,7 +177,7 @@ def run_command(command: str, options: GlobalOptions, run: Callable[[Invocation]
     make_printable()
     try:
         invocation = _prepare(command, options)
-    except KeyboardInterrupt:  # importing rich takes a while
+    except KeyboardInterrupt:
         return print_error(command, interrupted(), as_json=options.as_json, began=began)
     with closing(invocation):
         return _run(command, invocation, run, began=began)
@@ -216,8 +223,6 @@ def run_async(invocation: Invocation, work: Coroutine[Any, Any, T]) -> T:
 
 
 def _prepare(command: str, options: GlobalOptions) -> Invocation:
-    from rich.console import Console
-
     from spectron_migrate.database.location import is_url
     from spectron_migrate.state.running import ProgressFile
 
@@ -240,8 +245,7 @@ def _prepare(command: str, options: GlobalOptions) -> Invocation:
     log.warn = reporter.warn
     if command not in UNLOGGED:
         log.hold("begin", command=command)
-    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-    invocation = Invocation(options, console, reporter, log)
+    invocation = Invocation(options, reporter, log)
     return invocation
 
 
