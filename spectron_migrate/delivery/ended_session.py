@@ -16,6 +16,7 @@ from spectron_migrate.delivery.run import FactResult, NotYet, Patience, Run, Sen
 from spectron_migrate.delivery.waits import IN_FLIGHT_LIMIT_S, MAX_TRIES, late_listings
 from spectron_migrate.ledger import Ledger, batches, sending, sessions
 from spectron_migrate.ledger.batches import IntendedBatch
+from spectron_migrate.ledger.read.turns import claimed_turns
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.records import BatchReceipt, Receipt
 from spectron_migrate.spectron.answers import (
@@ -125,7 +126,7 @@ async def _keep(run: Run, fact: IntendedFact, got: Receipt) -> bool:
     """Record the receipt; False if its turn belongs to another fact."""
 
     def keep(ledger: Ledger) -> bool:
-        if got.turn_id in sending.claimed_turns(ledger, fact.session.id):
+        if got.turn_id in claimed_turns(ledger, fact.session.id):
             return False
         sending.receipt(ledger, fact.id, got, decided_by="answer")
         return True

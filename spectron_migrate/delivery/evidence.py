@@ -15,7 +15,8 @@ from datetime import timedelta
 from spectron_migrate.delivery.outcomes import SendOutcome, give_up, with_texts
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import KeyRefused, MigrateError, ScopeRefused, Unreachable
-from spectron_migrate.ledger import sending, sessions
+from spectron_migrate.ledger import sessions
+from spectron_migrate.ledger.read.turns import claimed_turns, residue_turns
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.ledger.sessions import SessionRow
 from spectron_migrate.records import counted, parse_time, same_text
@@ -45,7 +46,7 @@ async def unclaimed_turns(
     if not run.is_due(listing):
         return SendOutcome.DEFERRED
     claimed, residue = await run.writer.grouped(
-        lambda ledger: (sending.claimed_turns(ledger, session.id), sending.residue_turns(ledger, session.id))
+        lambda ledger: (claimed_turns(ledger, session.id), residue_turns(ledger, session.id))
     )
 
     def unclaimed(listed: list[Turn]) -> list[Turn]:
@@ -96,9 +97,7 @@ async def left_a_turn(run: Run, fact: IntendedFact) -> bool:
     """Whether a fact is stored although the server refused it."""
     assert fact.session.server_id is not None  # noqa: S101 - a fact is intended only in a session that was made
     session = fact.session.id
-    known = await run.writer.grouped(
-        lambda ledger: sending.claimed_turns(ledger, session) | sending.residue_turns(ledger, session)
-    )
+    known = await run.writer.grouped(lambda ledger: claimed_turns(ledger, session) | residue_turns(ledger, session))
     try:
         async with asyncio.timeout(run.deferred.listing_limit_s):
             listed = await run.api.turns(fact.session.server_id)

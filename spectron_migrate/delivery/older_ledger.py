@@ -16,9 +16,10 @@ from spectron_migrate.delivery.own_work import OwnWork
 from spectron_migrate.delivery.passages import folded
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import KeyRefused, ScopeRefused, Unreachable, WrongLedger
-from spectron_migrate.ledger import Ledger, sending
+from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import known
 from spectron_migrate.ledger.read.known import NextFact, SessionTurns
+from spectron_migrate.ledger.read.turns import claimed_passages
 from spectron_migrate.ledger.sending import PlannedFact
 from spectron_migrate.ledger.sessions import SessionRow
 from spectron_migrate.records import Selector, counted, same_text
@@ -189,7 +190,7 @@ async def _check_scope(api: SpectronApi, selector: Selector, fact: int, read: Re
     # The order matters, because other workers may send equal texts meanwhile. Everything that the answer shows was
     # intended before it, and whatever gets its receipt after the count is claimed by then.
     copies = await read(known.copies_without_passage, selector, text)
-    unclaimed = set(hits) - set(await read(sending.claimed_passages, hits))
+    unclaimed = set(hits) - set(await read(claimed_passages, hits))
     if len(unclaimed) > copies:
         paths = ", ".join(sorted({path for clause in selector for path in clause}))
         raise WrongLedger(

@@ -7,7 +7,7 @@ from enum import Enum
 
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import KeyRefused, ScopeRefused, Unreachable
-from spectron_migrate.ledger import sending
+from spectron_migrate.ledger.read.turns import claimed_passages
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.records import Hit
 from spectron_migrate.spectron.api import MAX_K
@@ -54,7 +54,7 @@ async def find_passage(run: Run, fact: IntendedFact, turn: Turn) -> str | Passag
             run.give_up_on(fact.key, error.message)
             return Passage.UNANSWERED
         pieces = [hit for hit in found.hits if hit.source == "memory_chunk" and _is_piece(hit, turn)]
-        claimed = await run.writer.grouped(sending.claimed_passages, [hit.id for hit in pieces])
+        claimed = await run.writer.grouped(claimed_passages, [hit.id for hit in pieces])
         free = [hit.id for hit in pieces if hit.id not in claimed]
         if free:
             return free[0]

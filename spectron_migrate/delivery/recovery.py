@@ -36,6 +36,7 @@ from spectron_migrate.delivery.passages import Passage, find_passage
 from spectron_migrate.delivery.run import FactResult, NotYet, Patience, Run
 from spectron_migrate.delivery.waits import IN_FLIGHT_LIMIT_S, MAX_TRIES, late_listings, outlast_s
 from spectron_migrate.ledger import Ledger, overtaken, sending, sessions
+from spectron_migrate.ledger.read.turns import claimed_turns
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.records import Receipt
 from spectron_migrate.spectron.answers import (
@@ -298,7 +299,7 @@ class _Recovery:
         fact's own key must name the candidate.
         """
         run, fact, candidate = self._run, self._fact, self._candidate
-        claimed = await run.writer.grouped(sending.claimed_turns, fact.session.id)
+        claimed = await run.writer.grouped(claimed_turns, fact.session.id)
 
         def shows_turn(turns: list[Turn]) -> bool:
             if receipt.turn_id is None:

@@ -17,6 +17,7 @@ from spectron_migrate.delivery.sessions import open_session
 from spectron_migrate.delivery.tokens import estimate_tokens
 from spectron_migrate.ledger import batches, sending, sessions
 from spectron_migrate.ledger.batches import IntendedBatch
+from spectron_migrate.ledger.read.turns import claimed_turns
 from spectron_migrate.ledger.sending import IntendedFact, PlannedFact
 from spectron_migrate.ledger.sessions import SessionRow
 from spectron_migrate.records import Infer, Receipt, Selector
@@ -176,7 +177,7 @@ class Stream:
         if turn_id is None:
             return False
         if session not in self._claimed:
-            self._claimed[session] = await self._run.writer.grouped(sending.claimed_turns, session)
+            self._claimed[session] = await self._run.writer.grouped(claimed_turns, session)
         if turn_id in self._claimed[session]:
             return False
         self._claimed[session].add(turn_id)

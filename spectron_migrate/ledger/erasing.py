@@ -13,8 +13,9 @@ from spectron_migrate.database.interface import ResultRow
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.overtaken import skip_if_overtaken
 from spectron_migrate.ledger.read.erases import BEGUN, DONE, KIND
+from spectron_migrate.ledger.read.turns import claimed_turns, residue_turns
 from spectron_migrate.ledger.schema import CONTAINS, SENT, marks
-from spectron_migrate.ledger.sending import claimed_turns, plan_again, residue_turns
+from spectron_migrate.ledger.sending import plan_again
 from spectron_migrate.records import Selector, canonical_json, selector_of
 
 SPLIT, PART = 1000, 100

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from spectron_migrate.keywords import WordFrequencies
-from spectron_migrate.ledger import adopting, sending
+from spectron_migrate.ledger import adopting
 from spectron_migrate.ledger.adopting import FoundTurn
 from spectron_migrate.ledger.read import adoption
 from spectron_migrate.ledger.read.adoption import SoughtFact
+from spectron_migrate.ledger.read.turns import claimed_passages
 from spectron_migrate.migration.adoption_run import AdoptionRun
 from spectron_migrate.migration.turn_matching import (
     Leftover,
@@ -233,7 +234,7 @@ class ScopeSearch:
             if not first or not await self._covers(facts[0].text, hits):
                 self._partly.add(text)
                 continue
-            claimed = sending.claimed_passages(self._ledger, [hit.id for hit in first])
+            claimed = claimed_passages(self._ledger, [hit.id for hit in first])
             free = [hit.id for hit in first if hit.id not in claimed | used]
             if not self._run.names_sessions:
                 free = free[adoption.count_without_passage(self._ledger, self._number, facts[0].text) :]

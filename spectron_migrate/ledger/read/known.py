@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from spectron_migrate.ledger.lanes import lanes_to_do, longest_lanes
 from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.read.turns import claimed_turns, residue_turns
 from spectron_migrate.ledger.schema import OF_ANY_PLAN, STORED, marks
-from spectron_migrate.ledger.sending import claimed_turns, next_planned, residue_turns
+from spectron_migrate.ledger.sending import next_planned
 from spectron_migrate.records import Infer, Selector, canonical_json, selector_of
 
 FIRST = 8
