@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from spectron_migrate.ledger import Ledger
-from spectron_migrate.ledger.workers import Workers
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.spectron.api import Sleep
+
+if TYPE_CHECKING:
+    from spectron_migrate.ledger.workers import Workers
 
 TOKENS_AT_ONCE = 2_000
 """Tokens that a process reserves at a time. If it is killed, no more than these are lost."""

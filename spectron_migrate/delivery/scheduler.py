@@ -14,7 +14,6 @@ from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger import lanes, sessions
 from spectron_migrate.ledger.read.known import FIRST, LONG
-from spectron_migrate.ledger.workers import SETTLE_S
 
 PAGE = 64
 """Lanes that one query of the ledger returns."""
@@ -174,6 +173,8 @@ async def _deliver_own(run: Run, lane: str) -> None:
     if run.ledger.workers is None:
         await deliver_lane(run, lane, work)
         return
+    from spectron_migrate.ledger.workers import SETTLE_S  # who delivers alone does without it
+
     try:
         if work.has_doubts:
             # The process that left it in doubt may be cut off from the ledger but not from the server, without knowing

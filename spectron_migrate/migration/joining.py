@@ -6,13 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spectron_migrate.database.interface import Database
 from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.delivery.preflight import refuse_half_adopted
 from spectron_migrate.errors import InputError, LedgerLocked, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, plan, runs, sessions
-from spectron_migrate.ledger.workers import Workers
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.migration.planning_warnings import refuse_half_erased
 from spectron_migrate.migration.replay_options import ReplayOptions
@@ -20,6 +20,9 @@ from spectron_migrate.records import Json
 from spectron_migrate.reporter import Reporter
 from spectron_migrate.spectron.api import Sleep
 from spectron_migrate.state.store import StateStore
+
+if TYPE_CHECKING:
+    from spectron_migrate.ledger.workers import Workers
 
 ASK_AGAIN_S = 0.2
 LOST_LIMIT_S = 60.0

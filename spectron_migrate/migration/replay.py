@@ -25,7 +25,6 @@ from spectron_migrate.errors import ExitCode, InputError, Interrupted, Unreachab
 from spectron_migrate.ledger import Ledger, decisions, plan, runs
 from spectron_migrate.ledger.read import adoption
 from spectron_migrate.ledger.read.plans import PlanCounts, plan_counts
-from spectron_migrate.ledger.workers import Workers
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.migration.changes import Changes
 from spectron_migrate.migration.completion_marker import learn_in_replay, scopes_to_look_in
@@ -42,6 +41,7 @@ from spectron_migrate.state.store import StateStore, store_at
 from spectron_migrate.state.uncertain import Uncertainties, keep_uncertainties
 
 if TYPE_CHECKING:
+    from spectron_migrate.ledger.workers import Workers
     from spectron_migrate.migration.adoption_run import Adopted
 
 T = TypeVar("T")

@@ -45,22 +45,42 @@ def test_only_the_command_that_is_called_is_imported(words: list[str]) -> None:
     assert imported == {f"spectron_migrate.cli.{word}" for word in words[:1] if word in COMMANDS}
 
 
-def test_status_does_without_libraries_that_only_other_commands_need(tmp_path: Path) -> None:
-    code = "import sys; from spectron_migrate.cli.app import run; run(['status']); print(*sys.modules, file=sys.stderr)"
-    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert set() == set(ended.stderr.split()) & {"httpx", "spectron_migrate.cli.bar", "spectron_migrate.delivery"}
+def imported_by(code: str, folder: Path) -> set[str]:
+    """The modules that a process has imported after running the code in the folder."""
+    printed = f"import sys; {code}; print(*sys.modules, file=sys.stderr)"
+    ended = subprocess.run([sys.executable, "-c", printed], cwd=folder, capture_output=True, text=True, check=True)
+    assert "there is no ledger" not in ended.stderr
+    return set(ended.stderr.split())
+
+
+def imported_by_status(folder: Path, *options: str) -> set[str]:
+    """Beside a ledger of this folder."""
+    with Ledger.open_for_writing(folder / ".spectron-migrate") as ledger, ledger.transaction():
+        ledger.claim(context="c", source="s", mapping_digest="", tool_version="", now="2025-01-01T00:00:00Z")
+    return imported_by(f"from spectron_migrate.cli.app import run; run({['status', *options]})", folder)
+
+
+def test_status_does_without_what_only_other_commands_need(tmp_path: Path) -> None:
+    of_postgres = {"spectron_migrate.ledger.shared", "spectron_migrate.database.tables"}
+    of_others = {"httpx", "spectron_migrate.cli.bar", "spectron_migrate.delivery", "spectron_migrate.ledger.upgrade"}
+    assert set() == imported_by_status(tmp_path) & (of_postgres | of_others)
 
 
 def test_status_imports_what_reads_a_cutover_only_where_one_began(tmp_path: Path) -> None:
     modules = {"spectron_migrate.cutover.status", "spectron_migrate.state.journal", "spectron_migrate.ledger.sending"}
-    code = "import sys; from spectron_migrate.cli.app import run; run(['status']); print(*sys.modules, file=sys.stderr)"
-    with Ledger.open_for_writing(tmp_path / ".spectron-migrate") as ledger, ledger.transaction():
-        ledger.claim(context="c", source="s", mapping_digest="", tool_version="", now="2025-01-01T00:00:00Z")
-    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-
-    assert "there is no ledger" not in ended.stderr
-    assert set() == set(ended.stderr.split()) & modules
+    assert set() == imported_by_status(tmp_path) & modules
     assert (journal.FILE, routing.FILE, FOLLOW_FILE) == (status.JOURNAL, *status.TRACES)
+
+
+def test_json_does_without_what_draws_tables(tmp_path: Path) -> None:
+    assert "rich.console" not in imported_by_status(tmp_path, "--json")
+
+
+def test_a_replay_does_without_what_only_other_ways_to_run_it_need(tmp_path: Path) -> None:
+    of_postgres = {"spectron_migrate.ledger.shared", "spectron_migrate.database.tables"}
+    of_a_dry_run = {"spectron_migrate.migration.forecast", "spectron_migrate.migration.adopt"}
+    imported = imported_by("from spectron_migrate.migration import replay", tmp_path)
+    assert set() == imported & (of_postgres | of_a_dry_run)
 
 
 @pytest.mark.parametrize("name", [status.JOURNAL, *status.TRACES])
