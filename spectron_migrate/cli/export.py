@@ -139,7 +139,7 @@ def run(
 def _next(invocation: Invocation, summary: ExportSummary) -> str | None:
     """What a migration does next with the dump. After `complete`, a state without a ledger, or a backup, adopts."""
     from spectron_migrate.ledger import Ledger
-    from spectron_migrate.ledger.read.adoption import backup_of
+    from spectron_migrate.ledger.read.adoption_steps import backup_of
     from spectron_migrate.state.journal import read_journal
 
     if summary.exit_code != ExitCode.DONE:

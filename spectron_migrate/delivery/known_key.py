@@ -14,7 +14,7 @@ from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import KeyRefused, ScopeRefused, Unreachable
 from spectron_migrate.ledger import Ledger, adopting
 from spectron_migrate.ledger.adopting import FoundTurn
-from spectron_migrate.ledger.read import adoption
+from spectron_migrate.ledger.read import adoption, adoption_steps
 from spectron_migrate.ledger.read.adoption import SoughtFact
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.records import same_text
@@ -27,7 +27,7 @@ LAG_S = 1.0
 
 async def settle_known_key(run: Run, fact: IntendedFact) -> SendOutcome | None:
     """Give the fact the turn of its key, or a key that the server does not know; None if no turn has its text."""
-    if await run.writer.grouped(adoption.last_adopted) is None:
+    if await run.writer.grouped(adoption_steps.last_adopted) is None:
         return None
     sought = await run.writer.grouped(lambda ledger: adoption.read_sought(ledger, [fact.id])[0])
     for at in range(2):

@@ -10,7 +10,7 @@ from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import WrongLedger
 from spectron_migrate.ledger import Ledger, overtaken, sending, sessions
 from spectron_migrate.ledger.batches import IntendedBatch
-from spectron_migrate.ledger.read import adoption
+from spectron_migrate.ledger.read import adoption_steps
 from spectron_migrate.ledger.sending import IntendedFact
 
 EXCERPT = 160
@@ -76,7 +76,7 @@ async def is_of_other_ledger(run: Run, intent: IntendedFact | IntendedBatch) -> 
 
     After an adoption it is known that there was another ledger; then the fact is refused, as after a send of our own.
     """
-    return not intent.was_sent and await run.writer.grouped(adoption.last_adopted) is None
+    return not intent.was_sent and await run.writer.grouped(adoption_steps.last_adopted) is None
 
 
 async def is_late(run: Run, fact: IntendedFact) -> bool:

@@ -12,7 +12,7 @@ from spectron_migrate.delivery.older_ledger import check_ledger_age
 from spectron_migrate.delivery.side_by_side import begun
 from spectron_migrate.errors import NotLegal, ScopeRefused, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, markers, sessions
-from spectron_migrate.ledger.read import adoption, known, plans, receipts
+from spectron_migrate.ledger.read import adoption_steps, known, plans, receipts
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import counted, name_first
 from spectron_migrate.spectron.api import SpectronApi, UnknownSession
@@ -127,12 +127,12 @@ async def check_joined(ledger: Ledger, api: SpectronApi) -> Me:
 
 def refuse_half_adopted(ledger: Ledger) -> None:
     """Raises WrongLedger while an adoption is due or unfinished: planned facts may be on the server already."""
-    if (made := adoption.backup_of(ledger)) is not None:
+    if (made := adoption_steps.backup_of(ledger)) is not None:
         raise WrongLedger(
             f"the ledger at {ledger.path} is a backup of {made}: what was written since is on the server",
             hint="find it first: spectron-migrate replay --adopt",
         )
-    if adoption.is_unfinished(ledger):
+    if adoption_steps.is_unfinished(ledger):
         raise WrongLedger(
             f"an adoption of the ledger at {ledger.path} was begun and not finished: what it has not looked for yet may"
             " be on the server",
@@ -204,7 +204,7 @@ async def _check_same_server(ledger: Ledger, api: SpectronApi) -> None:
     hanging = next((each for each in answers if each.hangs), None)
     if wrong is None and hanging is not None:
         raise Unreachable(hanging.problem, hint="is the server up? nothing was sent")
-    if not any(each.any_claimed for each in answers) and adoption.last_adopted(ledger) is not None:
+    if not any(each.any_claimed for each in answers) and adoption_steps.last_adopted(ledger) is not None:
         listed_scopes = [node.path for node in await api.scopes()]
         if shows_own_marker(ledger, listed_scopes):
             return

@@ -14,7 +14,8 @@ from spectron_migrate.database.interface import Database
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.messages import DELETED
 from spectron_migrate.ledger.overtaken import mark_if_late, skip_if_overtaken
-from spectron_migrate.ledger.read.adoption import BACKUP, BEGUN, BY, BY_KEY, DONE, KIND, NO_KEY, SoughtFact, memory_of
+from spectron_migrate.ledger.read.adoption import BY, BY_KEY, NO_KEY, SoughtFact, memory_of
+from spectron_migrate.ledger.read.adoption_steps import BACKUP, BEGUN, DONE, KIND
 from spectron_migrate.ledger.sending import drop_requests, plan_again
 from spectron_migrate.records import Infer, Memory, canonical_json, digest
 

@@ -19,7 +19,7 @@ from spectron_migrate.ledger import sqlite
 from spectron_migrate.ledger.copying import rows_of
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.markers import NUMBER
-from spectron_migrate.ledger.read import adoption
+from spectron_migrate.ledger.read import adoption_steps
 from spectron_migrate.ledger.runs import RUN
 from spectron_migrate.ledger.schema import DDL, FORMAT, SENT
 from spectron_migrate.records import canonical_json, counted
@@ -250,7 +250,7 @@ class _OneLedger:
         for row in self._rows("probe"):
             into.insert("probe", row, unless_there=True)
         steps = [row for row in self._rows("step") if row["kind"] != RUN]
-        adoptions = [row for row in steps if row["kind"] == adoption.KIND]
+        adoptions = [row for row in steps if row["kind"] == adoption_steps.KIND]
         for row in steps:
             if not _is_begun(row) or row is adoptions[-1]:
                 into.keep_step(_step(row, shard["shard"], shard["shards"]))
@@ -331,7 +331,7 @@ def _step(row: _Row, shard: int, count: int) -> _Row:
     """Give a marker the name that a ledger without shards gives it, and let an adoption start its search over."""
     if row["kind"] == NUMBER and row["subject"].isdigit():
         return {**row, "subject": f"{shard}.{count}-{row['subject']}"}
-    if row["kind"] == adoption.KIND:
+    if row["kind"] == adoption_steps.KIND:
         detail = json.loads(row["detail"])
         return {**row, "detail": canonical_json({**detail, "newest_fact": 0} if "newest_fact" in detail else detail)}
     return row
@@ -339,4 +339,4 @@ def _step(row: _Row, shard: int, count: int) -> _Row:
 
 def _is_begun(row: _Row) -> bool:
     """Whether the step begins an adoption. The last step of that kind shows whether the adoption was finished."""
-    return row["kind"] == adoption.KIND and bool(json.loads(row["detail"])["phase"] == adoption.BEGUN)
+    return row["kind"] == adoption_steps.KIND and bool(json.loads(row["detail"])["phase"] == adoption_steps.BEGUN)

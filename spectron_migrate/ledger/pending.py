@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from spectron_migrate.database.interface import Database
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.plan import ScanRow
 from spectron_migrate.records import Memory
+
+if TYPE_CHECKING:
+    from spectron_migrate.ledger.plan import ScanRow
 
 REASON = (
     "its text differs from the one in the ledger, and no time tells which is newer: replay --resolve ID=newer or"
@@ -55,6 +58,8 @@ def find_pending(ledger: Ledger, mem0_id: str) -> PendingText | None:
     ).fetchone()
     if row is None:
         return None
+    from spectron_migrate.ledger.plan import ScanRow  # `status` counts what is pending, and needs no scan
+
     complete = None if row["complete"] is None else bool(row["complete"])
     scan = ScanRow(row["id"], row["kind"], row["began"], row["ended"], complete, row["manifest_digest"])
     return PendingText(Memory.from_json(json.loads(row["record"])), scan)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.numbered import lane_number
 from spectron_migrate.ledger.schema import OF_ANY_PLAN, SENT, UNDECIDED, marks
-from spectron_migrate.records import Memory, digest
+from spectron_migrate.records import Memory
 
 _PAGE = 1000
 LIVE = "live"
@@ -125,11 +125,6 @@ def living_pages(ledger: Ledger) -> Iterator[list[str]]:
 def has_captures(ledger: Ledger) -> bool:
     """Whether any memory of this ledger was captured."""
     return ledger.db.execute("SELECT 1 FROM scan WHERE kind = ? LIMIT 1", (LIVE,)).fetchone() is not None
-
-
-def whole_fingerprint(dump_digest: str, mapping_digest: str) -> str:
-    """The fingerprint of a plan of a dump without filters."""
-    return digest(dump_digest, mapping_digest, "", "", "")
 
 
 def last_plan(ledger: Ledger) -> tuple[int, str] | None:

@@ -18,7 +18,7 @@ from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.delivery.marker import shows_own_marker, take_over_markers
 from spectron_migrate.errors import ScopeRefused, WrongLedger
 from spectron_migrate.ledger import Ledger, adopting
-from spectron_migrate.ledger.read import adoption
+from spectron_migrate.ledger.read import adoption, adoption_steps
 from spectron_migrate.ledger.read.adoption import KnownSession
 from spectron_migrate.migration.adoption_run import Adopted, AdoptionRun, AdoptionSettings
 from spectron_migrate.migration.scope_search import ScopeSearch
@@ -101,7 +101,7 @@ async def _look_for_all(run: AdoptionRun, *, everything: bool) -> None:
     """Look scope by scope, then hold the facts that may be older than a turn on the server, and finish."""
     ledger, settings, reporter = run.ledger, run.settings, run.reporter
     unclaimed = await _begin(run) if everything else {}
-    last = None if everything else adoption.last_adopted(ledger)
+    last = None if everything else adoption_steps.last_adopted(ledger)
     after, until = last or (0, None)
     groups = dict(adoption.sought_facts(ledger, after=after, before=until))
     searches = [

@@ -12,7 +12,7 @@ from itertools import islice
 
 from spectron_migrate.ledger import Ledger, plan
 from spectron_migrate.ledger.memory_rows import record_digest
-from spectron_migrate.ledger.read import memories
+from spectron_migrate.ledger.read import memories, plans
 from spectron_migrate.ledger.read.memories import KnownDigests
 from spectron_migrate.records import Memory, digest, format_time, has_time, parse_time
 
@@ -77,7 +77,7 @@ class Changes:
         if (
             last is None
             or not same_mapping
-            or last[1] not in (_WAITING + mapping_digest, plan.whole_fingerprint(last[2], mapping_digest))
+            or last[1] not in (_WAITING + mapping_digest, plans.whole_fingerprint(last[2], mapping_digest))
         ):
             self.only, self._all = None, True
             return None
@@ -109,7 +109,7 @@ class Changes:
         if self.waiting:
             plan.set_fingerprint(ledger, number, _WAITING + mapping_digest)
         else:
-            plan.set_fingerprint(ledger, number, plan.whole_fingerprint(scan.id, mapping_digest), scan=scan.id)
+            plan.set_fingerprint(ledger, number, plans.whole_fingerprint(scan.id, mapping_digest), scan=scan.id)
 
     def note_waiting(self, memory: Memory) -> None:
         """Leave the memory to a later round."""

@@ -19,7 +19,6 @@ from spectron_migrate.delivery.marker import RunMarker
 from spectron_migrate.delivery.preflight import check_joined, check_server
 from spectron_migrate.delivery.review import write_review
 from spectron_migrate.delivery.run import Counters, Run
-from spectron_migrate.delivery.uncertain import read_uncertainties
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode, InputError, Interrupted, Unreachable
 from spectron_migrate.ledger import Ledger, decisions, plan, runs
@@ -256,6 +255,8 @@ class Replay:
         """Ask what Spectron is unsure about, after a plain replay that sent something and was not stopped."""
         if self._changes is not None or not summary.written or self._interrupted or summary.stopped:
             return None
+        from spectron_migrate.delivery.uncertain import read_uncertainties  # a run that sends nothing does without it
+
         found = await read_uncertainties(api, ledger, self._mapping.id_label, now=self._stamp())
         keep_uncertainties(self._state, found)
         return found

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from spectron_migrate.files.atomic import append_durably, replace_file, replacing
 from spectron_migrate.files.locks import FileLock, holder_of, is_held, try_lock, wait_for_lock
 from spectron_migrate.files.private import make_private_directory
-from spectron_migrate.state.call_log import CallLog
 from spectron_migrate.state.seal import refuse_left_directory
 
 if TYPE_CHECKING:
+    from spectron_migrate.state.call_log import CallLog
     from spectron_migrate.state.sqlite_tables import SqliteTables
 
 SIGNS = ("ledger.db", "*/ledger.db", "log.jsonl")
@@ -149,6 +149,8 @@ class DirectoryState:
     def call_log(self, *, patience_s: float = 0.0) -> CallLog:
         """The log of calls of this host, which needs no waiting."""
         del patience_s
+        from spectron_migrate.state.call_log import CallLog  # most commands read no calls
+
         return CallLog(self.folder)
 
     def tables(self, name: str, ddl: str, *, busy_s: float = 5.0) -> SqliteTables:

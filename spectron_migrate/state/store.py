@@ -11,12 +11,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.records import Json
-from spectron_migrate.state.call_log import BUDGET_S, CallLines
 from spectron_migrate.state.directory import DirectoryState
+
+if TYPE_CHECKING:
+    from spectron_migrate.state.call_log import CallLines
 
 
 class Lock(Protocol):
@@ -128,7 +130,7 @@ class StateStore(Protocol):
     def close(self) -> None:
         """Close the connections. May be called twice, and the state may be used again."""
 
-    def call_log(self, *, patience_s: float = BUDGET_S) -> CallLines:
+    def call_log(self, *, patience_s: float = ...) -> CallLines:
         """Open the log of calls. `patience_s`: how long each of its methods may wait for a database."""
 
     def tables(self, name: str, ddl: str, *, busy_s: float = 5.0) -> Tables:

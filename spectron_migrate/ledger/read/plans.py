@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.pending import OPEN, REASON
-from spectron_migrate.ledger.plan import whole_fingerprint
 from spectron_migrate.ledger.schema import CARRIER, STORED, marks
+from spectron_migrate.records import digest
 
 LISTED = 100
 """The most items of a list in a summary."""
@@ -137,6 +137,11 @@ def was_planned(ledger: Ledger, dump_digest: str) -> bool:
         (dump_digest,),
     ).fetchone()
     return row is not None
+
+
+def whole_fingerprint(dump_digest: str, mapping_digest: str) -> str:
+    """The fingerprint of a plan of a dump without filters."""
+    return digest(dump_digest, mapping_digest, "", "", "")
 
 
 def was_planned_whole(ledger: Ledger, dump_digest: str, mapping_digest: str) -> bool:

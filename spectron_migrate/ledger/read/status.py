@@ -10,7 +10,7 @@ from typing import get_args
 from spectron_migrate.ledger.ledger import Ledger, MigrationRow
 from spectron_migrate.ledger.pending import OPEN, REASON
 from spectron_migrate.ledger.probes import ProbeAnswer, probe_answers
-from spectron_migrate.ledger.read.adoption import is_unfinished
+from spectron_migrate.ledger.read.adoption_steps import is_unfinished
 from spectron_migrate.ledger.read.erases import erased
 from spectron_migrate.ledger.read.plans import LISTED, NamedFact
 from spectron_migrate.ledger.runs import LastRun, RefusedRun, last_refusal, last_runs, runs_at_work
