@@ -246,7 +246,7 @@ def test_a_log_that_cannot_be_written_hides_nothing(clock: Clock, tmp_path: Path
 SCRIPT = """
 import signal, sys
 from spectron_migrate.cli.terminal import TerminalReporter
-from spectron_migrate.records import Gauges
+from spectron_migrate.reporter import Gauges
 clock = [0.0]
 reporter = TerminalReporter(clock=lambda: clock[0])
 reporter.stage("replay", 3000, done=1000, gauges=lambda: Gauges(64, 0, sys.argv[1]))
