@@ -11,24 +11,27 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from spectron_migrate.errors import MigrateError
+from spectron_migrate.errors import MigrateError, Unreachable
 from spectron_migrate.ledger import Ledger, MigrationRow
-from spectron_migrate.ledger.cutover_note import cutover_note, describe_lost_journal
+from spectron_migrate.ledger.cutover_note import completion_noted_at, cutover_note, describe_lost_journal
 from spectron_migrate.ledger.read import memories, receipts, scopes
 from spectron_migrate.ledger.read.memories import MemoryText
 from spectron_migrate.ledger.read.scopes import SentVersion
 from spectron_migrate.mapping import covers
-from spectron_migrate.records import Memory, Selector
+from spectron_migrate.records import Memory, Selector, format_time
 from spectron_migrate.state.store import StateStore, store_at
 
 WIDEST = 20_000
 """The most facts in one lens for `get_all`. With more it raises TooWide."""
 LOOK_EVERY_S = 1.0
 """How often to check whether another file has replaced the ledger."""
+COMPLETING_S = 60.0
+"""The journal records `complete` this long after the ledger, at most."""
 PATIENCE_S = 2.0
 """How long a database may be silent. A search waits this long only once."""
 MOST_TEXTS = 2_000
@@ -77,6 +80,8 @@ class Catalogue:
         self._look_at = float("-inf")
         self._copied = False
         self._problem = "it is not connected yet"
+        self._is_silent = False
+        """Whether a database did not answer when the ledger was to be opened."""
 
     def migration(self) -> MigrationRow:
         """The migration of the ledger; raises NoCatalogue."""
@@ -142,13 +147,25 @@ class Catalogue:
         except (MigrateError, OSError, sqlite3.Error) as error:
             raise self._no_catalogue(error) from error
 
-    def lost_journal(self, knows_of_one: bool) -> str | None:
-        """In words, what the ledger knows of a cutover and the routing does not; see `RoutingReader`."""
-        with suppress(NoCatalogue, sqlite3.Error), self._reading():
-            noted = cutover_note(self._open())
-            is_newer = noted == "complete" or (noted is not None and not knows_of_one)
-            return describe_lost_journal(noted) if noted is not None and is_newer else None
-        return None
+    def lost_journal(self, knows_of_one: bool, changed_at: str | None) -> str | None:
+        """What the ledger knows of a cutover and the routing or the journal does not; see `RoutingReader`.
+
+        Raises NoCatalogue if a database does not answer: then nobody knows.
+        """
+        try:
+            with self._reading():
+                noted, completed_at = cutover_note(self._open()), completion_noted_at(self._open())
+        except (NoCatalogue, sqlite3.Error):
+            if self._is_silent or (self._state.folder is None and self._ledger is not None):
+                raise
+            return None
+        if changed_at is not None:
+            # `complete` notes it in the ledger first; if that failed in between, the next step of the journal is later.
+            ago = format_time(datetime.now(UTC) - timedelta(seconds=COMPLETING_S))
+            is_old = completed_at is not None and changed_at < completed_at <= ago
+            return describe_lost_journal("complete", is_older=True) if is_old else None
+        is_newer = noted == "complete" or (noted is not None and not knows_of_one)
+        return describe_lost_journal(noted) if noted is not None and is_newer else None
 
     def close(self) -> None:
         """Close the ledger."""
@@ -176,7 +193,9 @@ class Catalogue:
             ledger = Ledger.open_for_reading(self._state, timeout_s=PATIENCE_S)
         except (MigrateError, OSError) as error:
             self._problem = getattr(error, "message", str(error))
+            self._is_silent = isinstance(error, Unreachable | OSError)
             return
+        self._is_silent = False
         with self._lock:
             lost, self._ledger = self._ledger, ledger
         if lost is not None:

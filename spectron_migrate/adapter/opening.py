@@ -17,6 +17,7 @@ from spectron_migrate.settings import load_settings
 from spectron_migrate.settings.types import Secret, Settings, SpectronAccess
 from spectron_migrate.state.routing_reader import RoutingReader
 from spectron_migrate.state.seal import StateBusy, StateMoved
+from spectron_migrate.state.state_beside import LostJournal
 from spectron_migrate.state.store import StateStore
 from spectron_migrate.state.use import use_state
 
@@ -53,19 +54,16 @@ def warn_of_unused_mappings(settings: Settings, mapping: ScopeMapping) -> None:
 
 
 def routing_reader(
-    routing: str | Path | None, state: StateStore, settings: Settings, lost_journal: Callable[[bool], str | None]
+    routing: str | Path | None, state: StateStore, settings: Settings, lost_journal: LostJournal
 ) -> RoutingReader:
     """The reader of the named routing, or else of the state's routing; raises InputError if it cannot be read.
 
     `lost_journal`: as in `RoutingReader`.
     """
     named = bool(routing) or settings.state_is_named
-    if routing and state.folder is None:
-        # In that case the journal in the database is not read, so its ledger cannot show that a journal was lost.
-        lost_journal = _nothing_lost
     try:
         source = str(routing) if routing else state.folder or state
-        return RoutingReader(source, state=state.folder, named=named, lost_journal=lost_journal)
+        return RoutingReader(source, state=state if routing else state.folder, named=named, lost_journal=lost_journal)
     except ValueError as error:
         raise InputError(str(error)) from None
 
@@ -76,10 +74,6 @@ def access_of(settings: Settings, client: Any | None) -> Callable[[], SpectronAc
         return settings.spectron.require
     access = SpectronAccess(client.base_url, client.context, Secret(client._api_key), client._timeout_s)
     return lambda: access
-
-
-def _nothing_lost(knows_of_one: bool) -> str | None:
-    return None
 
 
 def _text(value: str | Path | None) -> str | None:

@@ -1,14 +1,18 @@
-"""Reads the first bytes of SQLite files without dropping this process's locks on them.
+"""Reads SQLite files byte by byte without dropping this process's locks on them.
 
 POSIX drops all locks that a process has on a file when it closes any descriptor of that file. So while this process has
-a connection to a database, the descriptor with which its head was read stays open.
+a connection to a database, the descriptor with which the file was read stays open.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from sqlite3 import Connection
 
 _lock = threading.Lock()
 _connections: dict[tuple[int, int], int] = {}
@@ -17,16 +21,23 @@ _kept: dict[tuple[int, int], list[int]] = {}
 """Descriptors to be closed with the last connection."""
 
 
-def note_connection(path: Path) -> tuple[int, int]:
-    """Note that a connection to this file is about to be opened.
+def connect_noted(path: Path, connect: Callable[[], Connection]) -> tuple[Connection, tuple[int, int]]:
+    """A connection to this file, and what to give to `forget_connection` once it is closed.
 
-    Pass the result to `forget_connection` once it is closed.
+    `connect` is called again if the file was replaced meanwhile, because nobody knows then which one it opened.
     """
-    with _lock:
-        status = os.stat(path)
-        file = status.st_dev, status.st_ino
-        _connections[file] = _connections.get(file, 0) + 1
-        return file
+    while True:
+        file = _note(path)
+        try:
+            connection = connect()
+        except BaseException:
+            forget_connection(file)
+            raise
+        with suppress(FileNotFoundError):
+            if _identity(os.stat(path)) == file:
+                return connection, file
+        connection.close()
+        forget_connection(file)
 
 
 def forget_connection(file: tuple[int, int]) -> None:
@@ -42,13 +53,41 @@ def forget_connection(file: tuple[int, int]) -> None:
 def read_head(path: Path, size: int) -> tuple[os.stat_result, bytes]:
     """The state of a file and its first bytes; raises OSError."""
     with _lock:
-        status = os.stat(path)
-        kept = _kept.get((status.st_dev, status.st_ino))
+        kept = _kept.get(_identity(os.stat(path)))
         descriptor = kept[0] if kept else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         status = os.fstat(descriptor)
         head = os.pread(descriptor, size, 0)
-        if not kept and (status.st_dev, status.st_ino) in _connections:
-            _kept.setdefault((status.st_dev, status.st_ino), []).append(descriptor)
-        elif not kept:
-            os.close(descriptor)
+        if not kept:
+            _close(descriptor)
         return status, head
+
+
+def copy_file(path: Path, target: Path) -> None:
+    """Copy all of a file; raises OSError."""
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC), "rb", closefd=False) as source:
+        try:
+            with target.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
+        finally:
+            with _lock:
+                _close(source.fileno())
+
+
+def _note(path: Path) -> tuple[int, int]:
+    with _lock:
+        file = _identity(os.stat(path))
+        _connections[file] = _connections.get(file, 0) + 1
+        return file
+
+
+def _close(descriptor: int) -> None:
+    """Close it, or keep it open as long as there is a connection to its file; hold `_lock` meanwhile."""
+    file = _identity(os.fstat(descriptor))
+    if file in _connections:
+        _kept.setdefault(file, []).append(descriptor)
+    else:
+        os.close(descriptor)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

@@ -31,6 +31,12 @@ def cutover_note(ledger: Ledger) -> CutoverNote | None:
     return "complete" if "complete" in noted else ("began" if noted else None)
 
 
+def completion_noted_at(ledger: Ledger) -> str | None:
+    """When a completion was noted; None if none was."""
+    row = ledger.db.execute("SELECT at FROM step WHERE kind = ? AND subject = 'complete'", (_KIND,)).fetchone()
+    return str(row["at"]) if row is not None else None
+
+
 def refuse_lost_journal(ledger: Ledger, *, ever_began: bool, after: CutoverNote) -> None:
     """Raise NotLegal if the journal knows of no cutover, but the ledger notes one that got as far as `after`."""
     noted = cutover_note(ledger)
@@ -41,7 +47,7 @@ def refuse_lost_journal(ledger: Ledger, *, ever_began: bool, after: CutoverNote)
         )
 
 
-def describe_lost_journal(noted: CutoverNote) -> str:
-    """A description of the problem, for messages."""
+def describe_lost_journal(noted: CutoverNote, *, is_older: bool = False) -> str:
+    """What is wrong, for messages. `is_older`: there is a journal, of before that."""
     what = "a cutover was completed" if noted == "complete" else "a cutover began"
-    return f"the ledger says that {what}, and its journal, cutover.jsonl, is missing"
+    return f"the ledger says that {what}, and its journal, cutover.jsonl, is {'older' if is_older else 'missing'}"

@@ -133,7 +133,15 @@ class Merge:
         """Keep the text as pending; False if a person has already said that it is older."""
         if self._scan_number is None:
             return False
-        return note_pending(self._db, memory.id, record_of(memory), self._scan_number, last["number"], self._plan)
+        return note_pending(
+            self._db,
+            memory,
+            record_of(memory),
+            self._scan_number,
+            last["number"],
+            self._plan,
+            descends_from=self._rule.is_same_or_descends_from,
+        )
 
     def add_message(self, message: Memory, placed: Placement) -> None:
         """Plan a captured message in place of the memories that Mem0 made of it; their records name the message."""

@@ -6,6 +6,7 @@ They wait for a person, who says `replay --resolve ID=newer` or `ID=older` about
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,17 +35,29 @@ class PendingText:
     scan: ScanRow
 
 
-def note_pending(db: Database, mem0_id: str, record: str, scan: int, version: int, plan: int) -> bool:
-    """Keep a memory as pending; False if a person said that this text of this scan is older."""
-    known = db.execute(
-        "SELECT is_older FROM pending WHERE mem0_id = ? AND scan = ? AND version = ?", (mem0_id, scan, version)
-    ).fetchone()
-    if known is not None and known["is_older"]:
+def note_pending(
+    db: Database,
+    memory: Memory,
+    record: str,
+    scan: int,
+    version: int,
+    plan: int,
+    *,
+    descends_from: Callable[[int], bool],
+) -> bool:
+    """Keep a memory as pending; False if a person said that this text is older.
+
+    `descends_from`: whether this scan is the one with that number, or its dump descends from that scan's dump.
+    """
+    decided = db.execute(
+        "SELECT scan, record FROM pending WHERE mem0_id = ? AND version = ? AND is_older = 1", (memory.id, version)
+    ).fetchall()
+    if any(_is_same(row["record"], memory, descends_from(row["scan"])) for row in decided):
         return False
-    db.execute("DELETE FROM pending WHERE mem0_id = ? AND (is_older = 0 OR scan = ?)", (mem0_id, scan))
+    db.execute("DELETE FROM pending WHERE mem0_id = ?", (memory.id,))
     db.execute(
         "INSERT INTO pending(mem0_id, scan, version, record, plan) VALUES (?, ?, ?, ?, ?)",
-        (mem0_id, scan, version, record, plan),
+        (memory.id, scan, version, record, plan),
     )
     return True
 
@@ -74,12 +87,26 @@ def say_older(ledger: Ledger, mem0_id: str) -> None:
     ledger.db.execute(f"UPDATE pending SET is_older = 1 WHERE mem0_id = ? AND {OPEN}", (mem0_id,))
 
 
-def is_decided_older(ledger: Ledger, mem0_id: str, text: str, dump_digest: str) -> bool:
-    """Whether a person said that this text, which this dump shows, is older than the ledger's."""
-    row = ledger.db.execute(
-        "SELECT pending.record FROM pending JOIN scan ON scan.no = pending.scan"
+def is_decided_older(ledger: Ledger, memory: Memory, dumps: Collection[str] | None) -> bool:
+    """Whether a person said that this text is older than the ledger's.
+
+    `dumps`: the digests of the dump that shows it, and of those from which it descends; None for Mem0 as it is now.
+    """
+    decided = ledger.db.execute(
+        "SELECT pending.record, scan.id FROM pending JOIN scan ON scan.no = pending.scan"
         " JOIN memory ON memory.mem0_id = pending.mem0_id AND memory.newest_version = pending.version"
-        " WHERE pending.mem0_id = ? AND scan.id = ? AND is_older = 1",
-        (mem0_id, dump_digest),
-    ).fetchone()
-    return row is not None and Memory.from_json(json.loads(row["record"])).memory == text
+        " WHERE pending.mem0_id = ? AND is_older = 1",
+        (memory.id,),
+    ).fetchall()
+    return any(_is_same(row["record"], memory, dumps is None or row["id"] in dumps) for row in decided)
+
+
+def _is_same(record: str, memory: Memory, is_same_mem0: bool) -> bool:
+    """Whether the memory is as it was when a person decided: Mem0 dates every edit.
+
+    Without any time only a reading of the same Mem0 that followed shows that.
+    """
+    then = Memory.from_json(json.loads(record))
+    if (then.memory, then.created_at, then.updated_at) != (memory.memory, memory.created_at, memory.updated_at):
+        return False
+    return bool(then.created_at or then.updated_at) or is_same_mem0

@@ -10,13 +10,14 @@ the next comparison.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from spectron_migrate.errors import Incomplete, Interrupted
 from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.pending import is_decided_older
 from spectron_migrate.ledger.read.memories import NewestText, newest_scan, newest_texts, planned_since
 from spectron_migrate.ledger.schema import UNDECIDED
 from spectron_migrate.mem0.reader import Reader
@@ -56,8 +57,10 @@ class BesideComparison:
         settle_s: float,
         reporter: Reporter,
         now: Callable[[], datetime],
+        first_seen: Mapping[str, str] | None = None,
     ) -> None:
-        """`open_reader` and `settle_s` as in `CatchUpSettings`; `now` with its zone.
+        """`open_reader` and `settle_s` as in `CatchUpSettings`; `now` with its zone. `first_seen`: that of the
+        comparison before.
 
         `reporter` is called in the thread that runs `read`.
         """
@@ -66,6 +69,8 @@ class BesideComparison:
         self._settle_s = settle_s
         self._reporter = reporter
         self._now = now
+        self.first_seen = dict(first_seen or {})
+        """When memories with a time in the future were first seen, by id; see `Settling`."""
         self._scan = 0
         """The newest scan that was planned when the reading began."""
         self._stopped = False
@@ -105,7 +110,7 @@ class BesideComparison:
         rows = self._rows
         if len(rows.differing) > MOST_CHANGED:
             return None
-        settling = Settling(self.began, self._settle_s)
+        settling = Settling(self.began, self._settle_s, self.first_seen)
         with Ledger.open_for_reading(self._state) as ledger:
             living, later = planned_since(ledger, self._scan, most=MOST_CHANGED)
             if later is None:
@@ -118,25 +123,19 @@ class BesideComparison:
                 rows.note_found(memory_id for memory_id, known in texts.items() if known.tombstoned_at is None)
                 for memory in batch:
                     known = texts.get(memory.id)
-                    if memory.id in later and known is not None and self._has_changed(known):
-                        continue  # the ledger may have the newer text
-                    if known is not None and _is_equal(memory, known):
+                    if memory.id in later:
+                        continue  # it may be newer there
+                    if known is not None and (_is_equal(memory, known) or is_decided_older(ledger, memory, None)):
                         undecided += [memory.id] if known.state in UNDECIDED else []
                     elif not settling.is_settled(memory):
                         waiting += 1  # it may have been replaced or deleted before a round could send it
                     else:
                         missing.append(memory.id)
+        self.first_seen = settling.first_seen
         extra = living - rows.count_found(except_for=later)
         named = tuple([*missing, *undecided][:NAMED])
         found = Differences(rows.memories.count, waiting, len(missing), len(undecided), extra, named)
         return ComparedBeside(self.began, found)
-
-    def _has_changed(self, known: NewestText) -> bool:
-        """Whether a scan that was planned since the reading began deleted the memory or brought a new text.
-
-        If such a scan changed anything else about it, its text in the ledger is still the one from before.
-        """
-        return known.tombstoned_at is not None or known.scan > self._scan
 
 
 class _Ids:

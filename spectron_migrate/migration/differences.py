@@ -30,7 +30,7 @@ class Differences:
     """In Mem0, and unknown to the ledger or known with another text."""
     undecided: int
     extra: int
-    """Alive in the ledger, but not in Mem0."""
+    """Alive in the ledger, and not in Mem0; 0 if nobody can say what is not in Mem0."""
     named: tuple[str, ...] = ()
     """The first ids that are missing or undecided."""
 
@@ -39,12 +39,18 @@ class Differences:
         """How many there are; 0 if Mem0 and the ledger agree."""
         return self.missing + self.undecided + self.extra
 
+    def is_same(self, other: Differences) -> bool:
+        """Whether both name the same memories for the same reasons, as far as they are named."""
+        one, two = ((each.missing, each.undecided, each.extra, sorted(each.named)) for each in (self, other))
+        return one == two
+
 
 def compare_with_ledger(ledger: Ledger, dump: Dump, settling: Settling) -> Differences:
     """Compare every memory of a complete dump with the ledger, and the ledger with the dump."""
     waiting = missing = undecided = found = count = 0
     named: list[str] = []
     given = dump.memories()
+    shown_by = {dump.digest, *dump.ancestors}
     while batch := list(islice(given, _BATCH)):
         ids = [memory.id for memory in batch]
         texts = memories.newest_texts(ledger, ids)
@@ -53,7 +59,7 @@ def compare_with_ledger(ledger: Ledger, dump: Dump, settling: Settling) -> Diffe
             known = texts.get(memory.id)
             found += known is not None and known.tombstoned_at is None
             is_other = known is None or known.tombstoned_at is not None or known.digest != digest(memory.memory)
-            if is_other and not is_decided_older(ledger, memory.id, memory.memory, dump.digest):
+            if is_other and not is_decided_older(ledger, memory, shown_by):
                 if not settling.is_settled(memory):
                     waiting += 1
                     continue
@@ -64,4 +70,6 @@ def compare_with_ledger(ledger: Ledger, dump: Dump, settling: Settling) -> Diffe
                 continue
             if len(named) < NAMED:
                 named.append(memory.id)
-    return Differences(count, waiting, missing, undecided, cutover.count_living(ledger) - found, tuple(named))
+    # Where nothing proves that a reading is whole, no deletion is carried over, and the gate `base` says so.
+    extra = cutover.count_living(ledger) - found if dump.complete is not None else 0
+    return Differences(count, waiting, missing, undecided, extra, tuple(named))

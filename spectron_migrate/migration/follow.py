@@ -157,6 +157,7 @@ class Follow:
         ended = "stopped"
         with ExitStack() as held:
             held.callback(self._release_lock)
+            held.callback(self._rounds.close)
             try:
                 while self._code is None:
                     try:
@@ -168,14 +169,19 @@ class Follow:
                         await self._pause(await self._once(api) if follows else WAIT_S)
                     except StateUnreachable as error:
                         await self._pause(self._trouble(error.message))
-            finally:
-                await self._comparing.end()
-                self._lines.unfold()
-                self._keep(ended=ended)
-                with suppress(StateUnreachable):
-                    self._note_changes(self._totals.last is not None)
-                self._rounds.close()
+            except BaseException:
+                with suppress(Exception):  # what ended it is to be reported
+                    await self._finish(ended)
+                raise
+            await self._finish(ended)
         return self._summary(ended)
+
+    async def _finish(self, ended: str) -> None:
+        await self._comparing.end()
+        self._lines.unfold()
+        self._keep(ended=ended)
+        with suppress(StateUnreachable):
+            self._note_changes(self._totals.last is not None)
 
     def _holds_lock(self) -> bool:
         """Whether this process holds the lock of the follower, taking it if it is free.
@@ -227,6 +233,7 @@ class Follow:
                 self._is_changed |= not done.quiet
                 self._lines.show_round(done, self._totals.rounds)
                 await self._comparing.conclude(done)
+                self._lines.show_comparison(self._comparing.problem, self._comparing.due_at)
         except (Unreachable, Incomplete, LedgerLocked) as error:
             publish_routing(self._settings.state, now=self._stamp())
             is_held = isinstance(error, LedgerLocked) and self._rounds.drains_outbox()
@@ -341,7 +348,7 @@ class Follow:
                 "as_of": self._totals.as_of,
                 "missed": self._totals.missed,
                 "last": last.to_json() if last else None,
-                "problem": self._problem,
+                "problem": self._problem or self._comparing.problem,
                 "ended": ended,
                 COMPARES_BESIDE: self._comparing.is_beside,
             }

@@ -35,6 +35,7 @@ class FollowLines:
         """Results of drains that have no line yet, and how many of them were written."""
         self._written = 0
         self._drains_at = float("-inf")
+        self._problem: str | None = None
 
     def show_round(self, done: Round, number: int) -> None:
         """Show a line for a round in which something happened, and one for all quiet rounds between two such rounds."""
@@ -54,6 +55,14 @@ class FollowLines:
             counts = {name: getattr(done, name) for name in ("memories", "new", "changed", "deleted", "written")}
             self._reporter.event("round", number=number, behind=behind, **counts)
         self._show_stage()
+
+    def show_comparison(self, problem: str | None, due_at: float) -> None:
+        """A line if comparisons beside the rounds begin to fail. `due_at`: when the next one begins, by the clock."""
+        if problem is not None and problem != self._problem:
+            self.unfold()
+            again = f"rounds go on, and it is tried again in {max(0.0, due_at - self._clock()):.0f} s"
+            self._reporter.info(f"{format_time(self._now())[11:19]} {problem}; {again}")
+        self._problem = problem
 
     def unfold(self) -> None:
         """Show the line for quiet rounds, if there were any, because another line is about to follow."""

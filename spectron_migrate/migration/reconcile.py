@@ -178,8 +178,9 @@ async def reconcile_beside(
     something differs. Raises what a reading of Mem0 raises.
     """
     agreement, agree = Agreement(), False
+    comparison = None
     while not agree:
-        comparison = comparison_beside(settings, reporter=reporter, now=now)
+        comparison = comparison_beside(settings, comparison, reporter=reporter, now=now)
         try:
             await asyncio.to_thread(comparison.read)
         finally:

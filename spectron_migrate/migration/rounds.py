@@ -69,15 +69,23 @@ class CatchUpSettings:
 
 
 def comparison_beside(
-    settings: CatchUpSettings, *, reporter: Reporter | None = None, now: Callable[[], datetime]
+    settings: CatchUpSettings,
+    before: BesideComparison | None = None,
+    *,
+    reporter: Reporter | None = None,
+    now: Callable[[], datetime],
 ) -> BesideComparison:
-    """A comparison of all of Mem0 with the ledger that does not hold up the rounds of the follower."""
+    """A comparison of all of Mem0 with the ledger that the rounds of the process that follows need not wait for.
+
+    `before`: the last one of this process.
+    """
     return BesideComparison(
         settings.state,
         settings.open_reader,
         settle_s=settings.settle_s,
         reporter=reporter or NullReporter(),
         now=now,
+        first_seen=before.first_seen if before is not None else None,
     )
 
 

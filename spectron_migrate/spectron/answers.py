@@ -17,6 +17,8 @@ _SESSION_IS_OVER = re.compile(
     r"\bsession\b[^.;]{0,80}? (?:is|was|has|has been) (?:already )?(?:closed|ended|expired|archived|deleted)\b",
     re.IGNORECASE,
 )
+_OF_FIRST_REQUEST = re.compile(r"\bidempotency\b|\bkey\b|\b(?:first|original|earlier) request\b", re.IGNORECASE)
+_RUNNING = re.compile(r"being processed|still (?:running|process)|in progress|in flight", re.IGNORECASE)
 _EXTRACTED = ("entities", "attributes", "relations", "instructions", "uncertainties", "corrections")
 
 
@@ -138,10 +140,8 @@ def _not_stored(response: Response) -> NotStored:
     reason = f"{response.status} {response.message}"
     if response.status in (429, 503) and response.retry_after_s is not None:
         return RetryLater(reason, response.retry_after_s)
-    if response.status == 409 and _SESSION_IS_OVER.search(response.message):
-        return Refused(response.status, reason)
     if response.status == 409:
-        return OtherBody(reason) if _DIFFERENT_BODY.search(response.message) else InFlight(reason)
+        return _conflict(response.message, reason)
     if response.names_bad_context:
         return KeyRejected(reason)
     if response.status in (400, 413, 422, *UNKNOWN_STATUSES):
@@ -151,6 +151,15 @@ def _not_stored(response: Response) -> NotStored:
     if response.status == 403:
         return ScopeRejected(reason)
     return Doubt(reason, finished=response.status >= 500)
+
+
+def _conflict(message: str, reason: str) -> NotStored:
+    """What a 409 says. It may speak of the first request with this key, and name the session of that one."""
+    is_other = _DIFFERENT_BODY.search(message) is not None
+    of_first = (is_other or _RUNNING.search(message)) and _OF_FIRST_REQUEST.search(message)
+    if _SESSION_IS_OVER.search(message) and not of_first:
+        return Refused(409, reason)
+    return OtherBody(reason) if is_other else InFlight(reason)
 
 
 def _stored(body: Json, *, session_id: str, infer: Infer) -> WriteResult:

@@ -29,6 +29,7 @@ from spectron_migrate.state import journal
 from spectron_migrate.state.cutover_state import CutoverState
 from spectron_migrate.state.routing import FILE, MOST_BYTES, Routing, parse_routing, read_routing
 from spectron_migrate.state.seal import MARK, SEAL
+from spectron_migrate.state.state_beside import LostJournal, StateBeside
 from spectron_migrate.state.store import StateStore, store_at
 
 CHECK_EVERY_S = 0.5
@@ -82,20 +83,24 @@ class RoutingReader:
         self,
         source: Path | str | StateStore,
         *,
-        state: Path | None = None,
+        state: Path | StateStore | None = None,
         named: bool = True,
-        lost_journal: Callable[[bool], str | None] = lambda knows_of_one: None,
+        lost_journal: LostJournal = lambda knows_of_one, changed_at: None,
         check_every_s: float = CHECK_EVERY_S,
         clock: Callable[[], float] = seconds_with_sleep,
         now: Callable[[], float] = time.time,
     ) -> None:
         """`source`: the file, its state directory, an address, or a state that is read over the network.
 
-        A relative path is resolved once, here. `state`: the state directory, if it is not that of the file. `named`:
-        whether somebody chose the source. A default counts as chosen once its directory exists. `lost_journal`: called
-        if no journal is found; describes what the ledger knows of a cutover beyond the routing, which knows that one
-        began (True) or knows of none (False). `clock`: monotonic seconds, including time in which the host slept;
-        `now`: seconds since 1970. Raises ValueError for an address that is neither https nor on this machine.
+        A relative path is resolved here, once.
+
+        `state`: the state, if the source is another file or an address. Its journal and its ledger count as well; one
+        that is asked over the network has to answer before Mem0 may be written to.
+        `named`: somebody chose the source. A default counts as chosen once its directory exists.
+        `lost_journal`: says in words if the ledger knows more of a cutover than the routing, which knows that one began
+        (True), or of none; or, where a journal is found, than that one, whose last step was recorded at this time.
+        `clock`: monotonic seconds, with those in which the host slept; `now`: seconds since 1970. Raises ValueError for
+        an address that is neither https nor on this machine.
         """
         self._store = None if isinstance(source, Path | str) else source
         text = str(source) if self._store is None else ""
@@ -106,8 +111,14 @@ class RoutingReader:
         path = Path(text).absolute()
         self._path = path if path.suffix == ".json" else path / FILE
         beside = [] if self._is_remote else [self._path.parent]
-        self._folders = dict.fromkeys([*beside, *([state.absolute()] if state is not None else [])])
-        """Where the journal may be."""
+        self._beside: StateBeside | None = None
+        folder = state
+        if folder is not None and not isinstance(folder, Path):
+            if folder.folder is None:
+                self._beside = StateBeside(folder)
+            folder = folder.folder
+        self._folders = dict.fromkeys([*beside, *([folder.absolute()] if folder is not None else [])])
+        """Where the journal may lie."""
         self._named = named
         self._lost_journal = lost_journal
         self._lost: str | None = None
@@ -126,22 +137,24 @@ class RoutingReader:
 
     @property
     def problem(self) -> str | None:
-        """Why `current` may be out of date; None if the last attempt to read the source succeeded."""
-        return self._lost or self._last.problem
+        """Why `current` may be out of date; None if the source was read at the last attempt."""
+        return self._lost or self._last.problem or (self._beside.problem if self._beside is not None else None)
 
     @property
     def unreadable(self) -> str | None:
         """Why it is not known whether the cutover is complete; None if it is known, or if no source was ever named."""
         if self._last.routing.phase == "complete" or not self._is_named():
             return None
-        if self._lost is None and self._clock() <= self._known_until:
-            return None
-        return self._lost or self._last.problem or f"{self._where}: not read"
+        if self._lost is not None or self._clock() > self._known_until:
+            return self._lost or self._last.problem or f"{self._where}: not read"
+        if self._beside is not None and self._clock() > self._beside.known_until:
+            return self._beside.problem or "the state in the database was not asked for too long"
+        return None
 
     def current(self) -> Routing:
         """The newest good routing. Never raises and never waits for the network."""
         now = self._clock()
-        if self._is_remote:
+        if self._is_remote or self._beside is not None:
             self._keep_fetching()
         if now >= self._next_look:
             self._next_look = now + self._every_s
@@ -188,8 +201,10 @@ class RoutingReader:
         elif state is not None and state.phase == "complete":
             self._take(journal.routing_of(state), journal_stamp, None)
         last, lost = self._last.routing, None
-        if state is None and self._folders and last.phase != "complete":
-            lost = self._lost_journal(last.epoch > 0)
+        if state is None and (self._folders or self._beside is not None) and last.phase != "complete":
+            lost = self._lost_journal(last.epoch > 0, None) if self._beside is None else self._beside.lost
+        elif state is not None and state.phase != "complete" and self._beside is None:
+            lost = self._lost_journal(True, state.changed_at)
         if lost is not None and lost != self._lost:
             _log.warning("routing: %s", lost)
         self._lost = lost
@@ -233,6 +248,9 @@ class RoutingReader:
                 state = self._journals[folder][1]
                 if state.epoch > (newest[0].epoch if newest[0] is not None else 0):
                     newest = (state, stamp)
+        there = self._beside.journal if self._beside is not None else None
+        if there is not None and there.epoch > (newest[0].epoch if newest[0] is not None else 0):
+            newest = (there, (newest[1], there.epoch))
         return newest
 
     def _sign_of_a_move(self) -> str | None:
@@ -274,7 +292,10 @@ class RoutingReader:
             self._closed.wait(self._every_s)
 
     def fetch(self) -> None:
-        """Read the address or the database now, for an application whose very first call must know the routing."""
+        """Ask the address or the database now. Only if an application's very first call must know already."""
+        if self._beside is not None:
+            asked = self._clock()
+            self._beside.ask(self._lost_journal, knows_of_one=self._last.routing.epoch > 0, until=asked + TRUSTED_S)
         if self._store is not None:
             self._ask(self._store)
         elif self._url is not None:
@@ -293,7 +314,7 @@ class RoutingReader:
                 self._keep_the_last(f"{self._where}: no migration has begun there")
                 return
             state, routing = journal.read_journal(store).state, None
-            lost = self._lost_journal(False) if not state.epoch else None
+            lost = self._lost_journal(False, None) if not state.epoch else None
             if lost is not None:
                 self._known_until = float("-inf")
                 self._keep_the_last(f"{self._where}: {lost}")

@@ -217,7 +217,7 @@ def _expectation_in(
     dump: Dump, memory: Memory, last: LastVersion | None, ledger: Ledger, rules: ExpectationRules
 ) -> Expectation:
     is_other = last is not None and last.text_digest != digest(memory.memory)
-    older = is_other and is_decided_older(ledger, memory.id, memory.memory, dump.digest)
+    older = is_other and is_decided_older(ledger, memory, (dump.digest, *dump.ancestors))
     expectation = expectation_of(memory, last, rules, is_decided_older=older)
     if last is None or expectation.kind != "stored" or older:
         return expectation

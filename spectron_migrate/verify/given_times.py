@@ -42,14 +42,20 @@ class GivenTimes:
             return None
         return found if is_plausible else None
 
+    def include(self, moment: str) -> bool:
+        """Whether this moment, in UTC, is one of them or between them."""
+        return _in_utc(self.earliest) <= datetime.fromisoformat(moment) <= _in_utc(self.latest)
+
 
 def times_of(ledger: Ledger, facts: Sequence[int]) -> dict[int, GivenTimes]:
-    """The times of those facts that are the newest version of their memory, as far as Mem0 has them."""
-    found = {
-        fact: GivenTimes.of_record(record, datetime.fromisoformat(read_at))
-        for fact, record, read_at in fields_given(ledger, facts, (*NAMES, "text_at_source", "extra"))
-    }
-    return {fact: times for fact, times in found.items() if times is not None}
+    """The times of those facts that are the newest version of their memory, as far as Mem0's times show them."""
+    found: dict[int, GivenTimes] = {}
+    for given in fields_given(ledger, facts, (*NAMES, "text_at_source", "extra")):
+        times = GivenTimes.of_record(given.fields, datetime.fromisoformat(given.read_at))
+        # Mem0 may date a memory anew without another text; then its times are no longer those by which it was sent.
+        if times is not None and not (given.was_read_again and given.text_at and not times.include(given.text_at)):
+            found[given.fact] = times
+    return found
 
 
 def older_over_newer(

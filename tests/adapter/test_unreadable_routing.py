@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from spectron_migrate.database.location import parse_location
-from spectron_migrate.errors import NotLegal
+from spectron_migrate.errors import NotLegal, Unreachable
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.state.cutover_state import Step
 from spectron_migrate.state.journal import FILE as JOURNAL
@@ -323,6 +323,80 @@ def test_a_routing_of_before_complete_and_no_journal_beside_a_newer_ledger_refus
     done.notice()
     adapter.add(SAID, user_id=done.user, infer=False)
     assert SAID in [turn.content for turn in turns_of(done.server, done.user)]
+
+
+@ONLY_FILES
+def test_an_older_journal_beside_a_ledger_that_notes_a_completion_refuses_writes(
+    done: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a backup of the journal and the routing, beside the ledger as it is."""
+    done.catch_up()  # as `complete` does; now the ledger notes it
+    before, store = in_mem0(done), store_at(done.state)
+    journal = store.lines(JOURNAL)
+    store.write_lines(JOURNAL, journal[:-1])
+    put(done.state, json.dumps({**json.loads(routing_of(done.state)), "phase": "shift", "epoch": 2}).encode())
+    adapter = done.adapter(state=done.state)
+    assert adapter._core.routing.unreadable is None  # it may be the very moment of `complete`
+    monkeypatch.setattr("spectron_migrate.adapter.catalogue.COMPLETING_S", 0.0)
+    with pytest.raises(RoutingUnreadable, match=r"a cutover was completed, and its journal, cutover\.jsonl, is older"):
+        done.adapter(state=done.state).add(SAID, user_id=done.user, infer=False)
+    assert before == in_mem0(done)
+    record_step(done.state, Step("revert", stamp(), "a test"))
+    done.adapter(state=done.state).add(SAID, user_id=done.user, infer=False)
+    assert SAID in in_mem0(done)
+
+
+@pytest.mark.both_engines
+@pytest.mark.parametrize(
+    "changed", [{"phase": "shift", "epoch": 2}, {"phase": "mem0", "epoch": 0}], ids=["shift", "mem0"]
+)
+def test_an_old_routing_file_in_another_place_than_the_state_lets_no_write_reach_mem0(
+    done: Stage, changed: dict[str, Any]
+) -> None:
+    done.catch_up()  # as `complete` does; now the ledger notes it
+    before = in_mem0(done)
+    old = done.folder / "old" / FILE
+    old.parent.mkdir()
+    old.write_text(json.dumps({**json.loads(routing_of(done.state)), **changed}))
+    done.adapter(state=done.state, routing=old).add(SAID, user_id=done.user, infer=False)
+    assert SAID in [turn.content for turn in turns_of(done.server, done.user)]
+    restore_only_the_ledger(done.state)
+    with pytest.raises(RoutingUnreadable, match="a cutover was completed, and its journal"):
+        done.adapter(state=done.state, routing=old).add("Never written", user_id=done.user, infer=False)
+    assert before == in_mem0(done)
+
+
+@pytest.mark.ledger_file  # it names a database itself
+def test_a_routing_file_beside_a_database_that_never_answered_refuses_writes(stage: Stage) -> None:
+    stage.start()
+    stage.catch_up()
+    copy = stage.folder / "copy" / FILE
+    copy.parent.mkdir()
+    copy.write_bytes(routing_of(stage.state))
+    adapter = stage.adapter(state="postgresql://nobody@127.0.0.1:1/none", routing=copy)
+    with pytest.raises(RoutingUnreadable, match=r"cutover\.jsonl in "):
+        adapter.add(SAID, user_id=stage.user, infer=False)
+    assert [] == in_mem0(stage)
+
+
+@pytest.mark.ledger_file  # it names a database itself
+def test_a_ledger_that_a_silent_database_does_not_show_counts_as_one_that_may_note_a_completion(
+    postgres_state: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Ledger.open_for_writing(parse_location(postgres_state)):
+        pass
+
+    def silent(*_: Any, **__: Any) -> Ledger:
+        raise Unreachable("the database does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "open_for_reading", silent)
+        adapter = stage.adapter(state=postgres_state)
+        with pytest.raises(RoutingUnreadable, match="the database does not answer"):
+            adapter.add(SAID, user_id=stage.user, infer=False)
+    wait_until(lambda: adapter._core.routing.unreadable is None)
+    adapter.add(SAID, user_id=stage.user, infer=False)
+    assert [SAID] == in_mem0(stage)
 
 
 def test_a_routing_that_knows_as_much_as_the_ledger_lets_writes_go_on_without_the_journal(stage: Stage) -> None:

@@ -178,11 +178,11 @@ def test_a_copy_of_a_store_has_a_name_only_while_it_is_made(
         for name in ("store.db", "store.db-wal"):  # as a killed application leaves them
             shutil.copy(tmp_path / name, tmp_path / f"left-{name}")
     db.close()
-    early = "sqlite_ro.shutil.copyfile = lambda *a: (copy(*a), wait())" if at == "while it is copied" else ""
+    early = "sqlite_ro.copy_file = lambda *a: (copy(*a), wait())" if at == "while it is copied" else ""
     process = start(f"""
         from pathlib import Path
         from spectron_migrate.mem0.stores import sqlite_readonly as sqlite_ro
-        copy = sqlite_ro.shutil.copyfile
+        copy = sqlite_ro.copy_file
         {early}
         db = sqlite_ro.ReadOnlyDb(Path({str(tmp_path / "left-store.db")!r}))
         assert [({SECRET!r},)] == db.all("SELECT text FROM points")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from spectron_migrate.files.sqlite_heads import forget_connection, note_connection, read_head
+from spectron_migrate.files.sqlite_heads import connect_noted, copy_file, forget_connection, read_head
 from spectron_migrate.mem0.stores.sqlite_readonly import ReadOnlyDb, identity, is_wal
 
 WRITE = """
@@ -72,11 +73,60 @@ def test_with_the_last_connection_every_descriptor_is_closed(database: Path) -> 
     assert 0 == open_descriptors(database)
 
 
+def test_a_snapshot_keeps_writers_out_although_the_file_is_copied_meanwhile(database: Path, tmp_path: Path) -> None:
+    with ReadOnlyDb(database) as db, db.snapshot():
+        db.one("SELECT count(*) FROM row")
+        copy_file(database, tmp_path / "copy")
+        assert "sqlite3.OperationalError: database is locked" == write(database)
+    assert database.read_bytes() == (tmp_path / "copy").read_bytes()
+    assert 0 == open_descriptors(database)
+
+
+def test_a_store_with_the_journal_of_a_crash_is_copied_without_letting_writers_into_a_snapshot(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = ReadOnlyDb._open
+
+    def fails_in_place(self: ReadOnlyDb, path: Path, mode: str) -> sqlite3.Connection:
+        if mode == "ro":
+            raise sqlite3.OperationalError("unable to open database file")
+        return connect(self, path, mode)
+
+    with ReadOnlyDb(database) as db, db.snapshot():
+        db.one("SELECT count(*) FROM row")
+        database.with_name(database.name + "-journal").touch()
+        monkeypatch.setattr(ReadOnlyDb, "_open", fails_in_place)
+        with ReadOnlyDb(database) as copy:
+            assert copy.is_copy
+        assert "sqlite3.OperationalError: database is locked" == write(database)
+
+
 def test_a_file_that_was_replaced_is_read_anew(database: Path, tmp_path: Path) -> None:
-    noted = note_connection(database)
+    connection, noted = connect_noted(database, lambda: sqlite3.connect(database))
     assert b"SQLite format 3\0" == read_head(database, 16)[1]
     (tmp_path / "other").write_bytes(b"another file")
     (tmp_path / "other").replace(database)
     assert b"another file" == read_head(database, 16)[1]
+    connection.close()
     forget_connection(noted)
+    assert 0 == open_descriptors(database)
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_keeps_writers_out_as_well(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one takes its name after it was looked at, and before SQLite opens it."""
+    shutil.copyfile(database, tmp_path / "other")
+    connect = ReadOnlyDb._open
+
+    def replaced(self: ReadOnlyDb, path: Path, mode: str) -> sqlite3.Connection:
+        if (tmp_path / "other").exists():
+            (tmp_path / "other").replace(database)
+        return connect(self, path, mode)
+
+    monkeypatch.setattr(ReadOnlyDb, "_open", replaced)
+    with ReadOnlyDb(database) as db, db.snapshot():
+        db.one("SELECT count(*) FROM row")
+        read_head(database, 100)
+        assert "sqlite3.OperationalError: database is locked" == write(database)
     assert 0 == open_descriptors(database)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,11 +15,15 @@ from typing import Any
 
 import pytest
 
+from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import Incomplete, Interrupted, Unreachable
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.mem0.stores.qdrant_changes import QdrantChanges
 from spectron_migrate.migration.compare_beside import BesideComparison, ComparedBeside
 from spectron_migrate.migration.reconcile import read_last_result, reconcile_beside
+from spectron_migrate.migration.replay import Replay
+from spectron_migrate.migration.replay_options import ReplayOptions
+from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.migration.round_result import Round
 from spectron_migrate.migration.rounds import Rounds, comparison_beside
 from spectron_migrate.records import Memory, Skipped, format_time
@@ -142,6 +148,89 @@ def test_a_missed_edit_is_found_although_everything_is_planned_anew_meanwhile(de
     shown = conclude(comparison, delivered.round())
     assert (uuid(3),) == shown.compared.named
     assert 1 == shown.compared.total
+
+
+def test_a_missed_deletion_is_found_although_a_later_scan_touched_the_memory(delivered: Scene) -> None:
+    class Blind(Watched):
+        """To which every memory has other metadata than before, and the deleted one is still there."""
+
+        def rows(self) -> Iterator[Memory | Skipped]:
+            for row in [*self._inner.rows(), gone]:
+                assert isinstance(row, Memory)
+                yield replace(row, metadata={"touched": True})
+
+        def missing(self) -> int | None:
+            return 0
+
+    with delivered.store.open(delivered.time.now()) as reader:
+        gone = next(row for row in reader.rows() if row.id == uuid(3))
+    delivered.store.drop(3)
+    comparison = read(delivered)
+    delivered.open_reader = lambda now: Blind(delivered.store.open(now), lambda number: None)
+    shown = conclude(comparison, delivered.round())
+    assert 1 == shown.compared.extra
+    assert 1 == shown.compared.total
+
+
+def test_a_memory_that_returned_or_went_during_the_reading_is_no_difference(delivered: Scene) -> None:
+    row = delivered.store.rows[uuid(3)]
+    delivered.store.drop(3)
+    delivered.round()
+    delivered.store.rows[uuid(3)] = row
+    delivered.store._write(uuid(3))
+    comparison = read(delivered)
+    delivered.store.drop(4)
+    shown = conclude(comparison, delivered.round())
+    assert 0 == shown.compared.total
+
+
+def test_a_text_that_a_person_called_older_is_no_difference_however_often_mem0_changes(delivered: Scene) -> None:
+    call_older(delivered, 3)
+    for number in range(7, 10):
+        delivered.put(number, f"thing {number}", ago=3000)
+        done = delivered.round(compare=True)
+        assert done.compared is not None
+        assert 0 == done.compared.total
+        assert 0 == conclude(read(delivered), delivered.round()).compared.total
+    assert "thing 3" in delivered.texts
+    assert "an older text" not in delivered.texts
+
+
+def test_a_text_that_a_person_called_older_is_asked_about_again_once_mem0_dates_it_anew(delivered: Scene) -> None:
+    call_older(delivered, 3)
+    delivered.put(3, "an older text", ago=10_000)
+    assert 1 == conclude(read(delivered), delivered.round()).compared.missing
+
+
+def call_older(scene: Scene, number: int) -> None:
+    """Another dump shows the memory with another text of the same time, and a person calls that one older."""
+    shutil.rmtree(scene.settings.dump)
+    scene.store.rows[uuid(number)]["data"] = "an older text"
+    scene.store._write(uuid(number))
+    assert 1 == scene.round(compare=True).compared.missing  # type: ignore[union-attr]
+
+    async def decide() -> ReplaySummary:
+        options = ReplayOptions(choices={uuid(number): "older"})
+        with open_dump(scene.settings.dump) as dump:
+            async with scene.api() as api:
+                replay = Replay(scene.state, dump, scene.settings.mapping, options, reporter=scene.reporter)
+                return await replay.run(api)
+
+    assert 0 == asyncio.run(decide()).pending
+
+
+def test_a_missed_text_with_a_time_in_the_future_does_not_wait_for_ever(delivered: Scene) -> None:
+    delivered.put(3, "a text of next year", ago=-30_000_000)
+    first = read(delivered)
+    shown = first.conclude()
+    assert shown is not None
+    assert 1 == shown.compared.waiting
+    delivered.time.pass_(100)
+    second = comparison_beside(delivered.settings, first, now=delivered.time.now)
+    second.read()
+    shown = second.conclude()
+    assert shown is not None
+    assert (uuid(3),) == shown.compared.named
 
 
 def test_a_memory_that_is_deleted_before_it_had_settled_is_no_difference(delivered: Scene) -> None:
@@ -363,6 +452,60 @@ def test_a_difference_is_mended_by_a_round_that_reads_everything(scene: Scene, m
     assert "two" in scene.texts
     assert 0 == done.remaining
     assert any("1 change of Mem0 did not show" in warning for warning in scene.reporter.warnings)
+
+
+def test_a_comparison_beside_the_rounds_that_fails_slows_no_round_down(scene: Scene) -> None:
+    scene.put(1, "one")
+    opened: list[float] = []
+
+    def fails_beside(now: datetime) -> Reader:
+        opened.append(scene.time.clock())
+        if len(opened) > 1:
+            raise Unreachable("Mem0 cannot be reached")
+        scene.time.pass_(10)
+        return scene.store.open(now)
+
+    scene.open_reader = fails_beside
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        scene.time.pass_(seconds)
+        await asyncio.sleep(0.001)
+        if len(pauses) == 40:
+            scene.put(2, "two", ago=1000)
+
+    done = scene.follow(max_seconds=600, sleep=sleep)
+    assert 2 == done.written
+    assert max(pauses[1:]) <= 5
+    assert min(after - before for before, after in itertools.pairwise(opened[1:])) >= 60
+    said = [line for line in scene.reporter.lines if "cannot be reached" in line]
+    assert 1 == len(said)
+    assert "could not be compared with the ledger" in said[0]
+    assert "rounds go on" in said[0]
+    problem = (read_object(scene.state, FOLLOW_FILE) or {})["problem"]
+    assert "all of Mem0 could not be compared with the ledger: Mem0 cannot be reached" == problem
+
+
+def test_what_a_person_has_to_decide_is_no_reason_to_read_all_of_mem0_in_each_round(delivered: Scene) -> None:
+    shutil.rmtree(delivered.settings.dump)
+    delivered.store.rows[uuid(3)]["data"] = "nobody knows whether this is older"
+    delivered.store._write(uuid(3))
+    opened = 0
+
+    def open_slowly(now: datetime) -> Reader:
+        nonlocal opened
+        opened += 1
+        delivered.time.pass_(10)
+        return delivered.store.open(now)
+
+    delivered.open_reader = open_slowly
+    done = delivered.follow(max_seconds=1500)
+    assert done.rounds > 100
+    assert opened <= 6
+    found = read_last_result(delivered.state)
+    assert found is not None
+    assert (uuid(3),) == found.named
 
 
 def test_what_is_soon_read_is_compared_in_a_round(scene: Scene) -> None:

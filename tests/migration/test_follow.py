@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import threading
 from datetime import datetime
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -20,6 +21,7 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.migration.compare_beside import BesideComparison
 from spectron_migrate.migration.comparing import Comparing
 from spectron_migrate.migration.drain_outbox import Drained
 from spectron_migrate.migration.follow import HELD
@@ -194,6 +196,39 @@ def test_a_comparison_that_fails_hides_nothing_of_its_round(scene: Scene, monkey
     assert 2 == done.new
     assert 2 == len(renewed)
     assert any("2 memories in Mem0; 1 new" in line for line in scene.reporter.lines)
+
+
+def test_what_ended_it_is_not_hidden_by_an_error_of_the_end(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by that of a comparison that still ran, nor by that of the report; the store is closed."""
+    began: list[Rounds] = []
+    closed: list[Rounds] = []
+    stopped = threading.Event()
+
+    def fails() -> None:
+        if len(began) == 3:
+            raise OSError("no space for the report")
+
+    def reading(self: BesideComparison) -> None:
+        assert stopped.wait(60)
+        raise ValueError("a bug in the reading")
+
+    async def ends(self: Rounds, api: SpectronApi, **named: Any) -> Round:
+        began.append(self)
+        if len(began) == 3:
+            raise KeyError("what ended it")
+        scene.put(len(began), f"thing {len(began)}")
+        return await run(self, api, **named)
+
+    run, close = Rounds.round, Rounds.close
+    monkeypatch.setattr(BesideComparison, "read", reading)
+    monkeypatch.setattr(BesideComparison, "stop", lambda self: stopped.set())
+    monkeypatch.setattr(Comparing, "is_beside", True)
+    monkeypatch.setattr(Rounds, "round", ends)
+    monkeypatch.setattr(Rounds, "close", lambda self: (closed.append(self), close(self))[0])
+    with pytest.raises(KeyError, match="what ended it"):
+        scene.follow(max_seconds=100, after_changes=fails)
+    assert 1 == len(closed)
+    assert "stopped" == (read_object(scene.state, FOLLOW_FILE) or {})["ended"]
 
 
 @pytest.mark.ledger_file  # in a database it waits

@@ -50,6 +50,24 @@ def test_what_is_new_changed_or_deleted_arrives_and_nothing_else_is_sent(scene: 
     assert (True, 0, frozenset()) == (third.quiet, third.written, third.behind)
 
 
+def test_where_nothing_proves_a_reading_whole_a_deletion_is_no_difference(scene: Scene) -> None:
+    """It is not carried over either; else no step of a cutover could be taken any more."""
+
+    def open_unproven(now: datetime) -> Reader:
+        reader = scene.store.open(now)
+        reader.unproven = "the store counts late"
+        return reader
+
+    scene.open_reader = open_unproven
+    for number in range(2):
+        scene.put(number, f"thing {number}")
+    scene.round()
+    scene.store.drop(1)
+    done = scene.round(compare=True)
+    assert done.compared is not None
+    assert 0 == done.compared.total
+
+
 def test_a_round_of_another_process_sends_no_more_than_one_that_goes_on(scene: Scene) -> None:
     scene.put(1, "one")
     scene.round()

@@ -81,6 +81,9 @@ def test_asked_to_wait_has_not_begun_only_with_retry_after(status: int) -> None:
         ("a request of this session has not ended", InFlight),
         ("session sess_1 is closed", Refused),
         ("the session has been archived", Refused),
+        ("session s1 is closed: it takes no other request", Refused),
+        ("this key was used with a different body, in session s1, which session was closed since", OtherBody),
+        ("the first request with this key is being processed; its session was closed meanwhile", InFlight),
     ],
 )
 def test_409_is_told_apart_by_its_words_and_unknown_words_mean_running(message: str, kind: type) -> None:

@@ -361,7 +361,7 @@ def test_an_address_that_is_older_than_the_ledger_in_the_state_refuses_writes(tm
     """Where the journal is not there either; as long as the ledger knows no more, nothing is refused."""
     noted: list[str] = []
 
-    def lost_journal(knows_of_one: bool) -> str | None:
+    def lost_journal(knows_of_one: bool, changed_at: str | None) -> str | None:
         return noted[0] if noted and knows_of_one else None
 
     answers: dict[str, Any] = {"body": body(HALF)}

@@ -36,6 +36,19 @@ def test_older_memories_after_a_newer_one_are_named(
     assert ["order"] == failed_gates(summary)
 
 
+@pytest.mark.slow
+def test_a_memory_that_mem0_dates_anew_without_another_text_was_in_order(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    rows = [memory(number, user) for number in range(3)]
+    dump = write_raw(tmp_path / "all.json", rows)
+    replay(spectron, tmp_path / "state", [dump])
+    rows[2] |= {"created_at": "2024-01-01T09:00:00+00:00", "updated_at": None}
+    write_raw(dump, rows)
+    replay(spectron, tmp_path / "state", [dump])
+    assert set() == named_findings(verify(spectron, tmp_path / "state", [dump]))
+
+
 def record(**fields: Any) -> dict[str, Any]:
     return {"created_at": MARCH, "updated_at": APRIL, "text_at_source": "updated_at", "extra": {}, **fields}
 

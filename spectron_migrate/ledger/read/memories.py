@@ -93,14 +93,12 @@ class NewestText(NamedTuple):
     state: str
     """The state of the fact that carries it."""
     tombstoned_at: str | None
-    scan: int
-    """The number of the scan that showed this text first."""
 
 
 def newest_texts(ledger: Ledger, mem0_ids: Sequence[str]) -> dict[str, NewestText]:
     """The newest text of each of these memories, at most `AT_ONCE`, that the ledger knows."""
     rows = ledger.db.execute(
-        f"SELECT memory.mem0_id, version.digest, carrier.state, tombstoned_at, version.scan FROM {FACTS} JOIN {CARRIER}"
+        f"SELECT memory.mem0_id, version.digest, carrier.state, tombstoned_at FROM {FACTS} JOIN {CARRIER}"
         f" WHERE memory.mem0_id IN ({marks(mem0_ids)}) AND version.number = newest_version",
         tuple(mem0_ids),
     )
@@ -148,7 +146,9 @@ def newest_scan(ledger: Ledger) -> int:
 
 
 def planned_since(ledger: Ledger, scan: int, *, most: int) -> tuple[int, set[str] | None]:
-    """How many living memories were in no later scan, and the ids of the others; None if there are more than `most`.
+    """How many living memories got no text from a later scan, and the ids of those that a later scan changed.
+
+    Changed are those with another text and those that are gone. None if later scans concerned more than `most`.
 
     Both are from one moment, although another process may plan meanwhile.
     """
@@ -156,11 +156,15 @@ def planned_since(ledger: Ledger, scan: int, *, most: int) -> tuple[int, set[str
     rows = ledger.db.execute(
         "SELECT NULL AS mem0_id, count(*) AS living FROM memory"
         f" WHERE tombstoned_at IS NULL AND is_message = 0 AND NOT {is_later}"
-        f" UNION ALL SELECT mem0_id, 0 FROM (SELECT mem0_id FROM memory WHERE {is_later} LIMIT ?) AS later",
-        (scan, scan, scan, scan, most + 1),
+        " UNION ALL SELECT mem0_id, living FROM (SELECT memory.mem0_id,"
+        " CASE WHEN tombstoned_at IS NULL AND is_message = 0 AND version.scan <= ? THEN 1 ELSE 0 END AS living"
+        " FROM memory JOIN version ON version.mem0_id = memory.mem0_id AND version.number = newest_version"
+        f" WHERE {is_later} LIMIT ?) AS later",
+        (scan, scan, scan, scan, scan, most + 1),
     ).fetchall()
-    later = {row["mem0_id"] for row in rows if row["mem0_id"] is not None}
-    return sum(int(row["living"]) for row in rows), later if len(later) <= most else None
+    concerned = [row for row in rows if row["mem0_id"] is not None]
+    later = {row["mem0_id"] for row in concerned if not row["living"]}
+    return sum(int(row["living"]) for row in rows), later if len(concerned) <= most else None
 
 
 def was_read_after(ledger: Ledger, mem0_id: str, moment: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from spectron_migrate.database.interface import ResultRow
 from spectron_migrate.database.pages import pages
@@ -120,23 +120,34 @@ def texts_of(ledger: Ledger, facts: Sequence[int]) -> Iterator[tuple[str, str]]:
         yield from ((row["mem0_id"], row["text"]) for row in rows.fetchall())
 
 
-def fields_given(
-    ledger: Ledger, facts: Sequence[int], names: Sequence[str]
-) -> Iterator[tuple[int, Mapping[str, Any], str]]:
-    """Of these facts, those that are the newest version of their memory, with fields of its record in Mem0.
+class FieldsGiven(NamedTuple):
+    """What Mem0's record says of the newest version of a memory."""
 
-    Yields the fact's number, the fields that `names` lists, and when the reading of Mem0 began. Raw files do not say
-    that; for them it is the time at which the text was planned.
-    """
+    fact: int
+    fields: Mapping[str, Any]
+    """Those that were asked for, as the record has them now."""
+    read_at: str
+    """When the reading that brought this text began; for raw files, which do not say that, when it was planned."""
+    text_at: str | None
+    """That of the text as it was planned."""
+    was_read_again: bool
+    """Whether a later reading has shown the memory with this text, so that the record may be younger than it."""
+
+
+def fields_given(ledger: Ledger, facts: Sequence[int], names: Sequence[str]) -> Iterator[FieldsGiven]:
+    """Of those facts that are the newest version of their memory: the fields of these names in Mem0's record."""
     for start in range(0, len(facts), _PAGE):
         some = facts[start : start + _PAGE]
         rows = ledger.db.execute(
-            "SELECT version.id, record, coalesce(began, recorded_at) AS read_at FROM version"
+            "SELECT version.id, record, coalesce(began, recorded_at) AS read_at, text_at,"
+            " CASE WHEN memory.scan = version.scan THEN 0 ELSE 1 END AS again FROM version"
             " JOIN memory ON memory.mem0_id = version.mem0_id JOIN scan ON scan.no = version.scan"
             f" WHERE number = newest_version AND version.id IN ({marks(some)})",
             tuple(some),
         )
-        yield from ((row["id"], texts_in(row["record"], names), row["read_at"]) for row in rows.fetchall())
+        for row in rows.fetchall():
+            fields = texts_in(row["record"], names)
+            yield FieldsGiven(row["id"], fields, row["read_at"], row["text_at"], bool(row["again"]))
 
 
 def facts_made_into(ledger: Ledger, ids: Sequence[str]) -> dict[str, list[int]]:

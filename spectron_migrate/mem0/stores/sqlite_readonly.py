@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +12,7 @@ from urllib.parse import quote
 
 from spectron_migrate.errors import Incomplete, InputError
 from spectron_migrate.files.scratch import Scratch
-from spectron_migrate.files.sqlite_heads import forget_connection, note_connection, read_head
+from spectron_migrate.files.sqlite_heads import connect_noted, copy_file, forget_connection, read_head
 
 _BUSY_SECONDS = 30.0
 _TRIES = 20
@@ -43,16 +42,13 @@ class ReadOnlyDb:
         if is_wal(path):
             self._db = self._open_copy()
             return
-        self._noted = note_connection(path)
         try:
-            self._db = self._open(path, "ro")
+            self._db, self._noted = connect_noted(path, lambda: self._open(path, "ro"))
         except sqlite3.OperationalError as error:
-            self._forget()
             if not path.with_name(path.name + "-journal").exists():
                 raise self._explained(error) from error
             self._db = self._open_copy()
         except sqlite3.DatabaseError as error:
-            self._forget()
             raise self._explained(error) from error
 
     def all(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -85,7 +81,9 @@ class ReadOnlyDb:
     def close(self) -> None:
         """Close the database, and remove its copy if there is one."""
         self._db.close()
-        self._forget()
+        noted, self._noted = self._noted, None
+        if noted is not None:
+            forget_connection(noted)
 
     def __enter__(self) -> Self:
         return self
@@ -94,11 +92,6 @@ class ReadOnlyDb:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _forget(self) -> None:
-        noted, self._noted = self._noted, None
-        if noted is not None:
-            forget_connection(noted)
 
     def _open(self, path: Path, mode: str) -> sqlite3.Connection:
         uri = f"file:{quote(str(path.resolve()))}?mode={mode}"
@@ -121,7 +114,7 @@ class ReadOnlyDb:
                 for part in parts:
                     (folder / part.name).unlink(missing_ok=True)
                     with suppress(FileNotFoundError):
-                        shutil.copyfile(part, folder / part.name)
+                        copy_file(part, folder / part.name)
                 if before == [_stamp(part) for part in parts]:
                     return self._open_and_recover(folder / self.path.name)
         raise Incomplete(f"{self.path} changes too fast to be copied", hint="run it again in a quieter moment")
