@@ -383,19 +383,18 @@ def test_a_routing_file_beside_a_database_that_never_answered_refuses_writes(sta
 def test_a_ledger_that_a_silent_database_does_not_show_counts_as_one_that_may_note_a_completion(
     postgres_state: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Ledger.open_for_writing(parse_location(postgres_state)):
-        pass
 
     def silent(*_: Any, **__: Any) -> Ledger:
         raise Unreachable("the database does not answer")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Ledger, "open_for_reading", silent)
-        adapter = stage.adapter(state=postgres_state)
-        with pytest.raises(RoutingUnreadable, match="the database does not answer"):
-            adapter.add(SAID, user_id=stage.user, infer=False)
-    wait_until(lambda: adapter._core.routing.unreadable is None)
-    adapter.add(SAID, user_id=stage.user, infer=False)
+    with Ledger.open_for_writing(parse_location(postgres_state)):
+        with monkeypatch.context() as patched:
+            patched.setattr(Ledger, "open_for_reading", silent)
+            adapter = stage.adapter(state=postgres_state)
+            with pytest.raises(RoutingUnreadable, match="the database does not answer"):
+                adapter.add(SAID, user_id=stage.user, infer=False)
+        wait_until(lambda: adapter._core.routing.unreadable is None)
+        adapter.add(SAID, user_id=stage.user, infer=False)
     assert [SAID] == in_mem0(stage)
 
 
