@@ -92,10 +92,8 @@ class RoutingReader:
     ) -> None:
         """`source`: the file, its state directory, an address, or a state that is read over the network.
 
-        A relative path is resolved here, once.
-
-        `state`: the state, if the source is another file or an address. Its journal and its ledger count as well; one
-        that is asked over the network has to answer before Mem0 may be written to.
+        A relative path is resolved once, here. `state`: the state, if the source is another file or an address. Its
+        journal and its ledger count as well; a database has to answer before Mem0 may be written to.
         `named`: somebody chose the source. A default counts as chosen once its directory exists.
         `lost_journal`: says in words if the ledger knows more of a cutover than the routing, which knows that one began
         (True), or of none; or, where a journal is found, than that one, whose last step was recorded at this time.
@@ -111,12 +109,8 @@ class RoutingReader:
         path = Path(text).absolute()
         self._path = path if path.suffix == ".json" else path / FILE
         beside = [] if self._is_remote else [self._path.parent]
-        self._beside: StateBeside | None = None
-        folder = state
-        if folder is not None and not isinstance(folder, Path):
-            if folder.folder is None:
-                self._beside = StateBeside(folder)
-            folder = folder.folder
+        folder = state if isinstance(state, Path) or state is None else state.folder
+        self._beside = StateBeside(store_at(state)) if state is not None and folder is None else None
         self._folders = dict.fromkeys([*beside, *([folder.absolute()] if folder is not None else [])])
         """Where the journal may lie."""
         self._named = named
