@@ -259,10 +259,10 @@ def _way_on(
     cutover, followed = read_journal(invocation.state).state, is_followed(invocation.state)
     may_erase = not (cutover.is_under_way or cutover.ever_shifted or followed)
 
-    def erasable(mem0_id: str) -> str | None:
+    def erase_command(mem0_id: str) -> str | None:
         return _erase_line(ledger, summary, mem0_id) if may_erase else None
 
-    return way_on(summary.report, again=_again(request), is_followed=followed, erasable=erasable)
+    return way_on(summary.report, again=_again(request), is_followed=followed, erase_command=erase_command)
 
 
 def _again(request: VerifyRequest) -> str:

@@ -42,12 +42,12 @@ class WayOn:
 
 
 def way_on(
-    report: Mapping[str, Json], *, again: str, is_followed: bool, erasable: Callable[[str], str | None]
+    report: Mapping[str, Json], *, again: str, is_followed: bool, erase_command: Callable[[str], str | None]
 ) -> WayOn:
     """What follows a verdict of NO_GO, by the worst failure.
 
-    `again`: the command line of this verification. `erasable`: memory -> the command that erases its scope, so that it
-    is written again; None if no scope can be erased.
+    `again`: the command line of this verification. `erase_command`: memory -> the command that erases its scope, so
+    that it is written again; None if no scope can be erased.
     """
     failed = {gate["name"] for gate in report["gates"] if gate["passed"] is False and not gate["accepted"]}
     for gate, (kind, why) in _STOPS.items():
@@ -60,7 +60,7 @@ def way_on(
         return WayOn(f"{ADOPT} --dry-run")
     for gate, kind in _IN_THE_WRONG_ORDER.items():
         if gate in failed:
-            return _write_again(_first(report, kind), gate, erasable)
+            return _write_again(_first(report, kind), gate, erase_command)
     if missing:
         is_for_status = is_followed or "for a person" in missing
         return WayOn("spectron-migrate status" if is_for_status else "spectron-migrate replay")
@@ -78,16 +78,16 @@ def way_on(
 
 def _stop(why: str, gate: str, *, explain: str | None = None, section: str = VERIFY) -> WayOn:
     command = f"spectron-migrate explain {shlex.quote(explain)}" if explain is not None else None
-    return WayOn(command, f"{why}. No command mends that: see the gate {gate} in docs/runbook.md, {section}")
+    return WayOn(command, f"{why}. No command fixes that: see the gate {gate} in docs/runbook.md, {section}")
 
 
-def _write_again(mem0_id: str | None, gate: str, erasable: Callable[[str], str | None]) -> WayOn:
+def _write_again(mem0_id: str | None, gate: str, erase_command: Callable[[str], str | None]) -> WayOn:
     """Erase and write again: what superseded a newer text stays until the scope is written again in the right order."""
     why = "what was extracted from an older text may stand over a newer one"
-    scope = erasable(mem0_id) if mem0_id is not None else None
-    if scope is None:
+    command = erase_command(mem0_id) if mem0_id is not None else None
+    if command is None:
         return _stop(why, gate, explain=mem0_id, section=REWRITE)
-    return WayOn(f"{scope} --dry-run", f"{why}. A replay does not mend that: see docs/runbook.md, {REWRITE}")
+    return WayOn(f"{command} --dry-run", f"{why}. A replay does not fix that: see docs/runbook.md, {REWRITE}")
 
 
 def _first(report: Mapping[str, Json], kind: str) -> str | None:

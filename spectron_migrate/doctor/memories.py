@@ -79,7 +79,7 @@ def survey_dump(dump: Dump, mapping: ScopeMapping, now: str) -> DumpSurvey:
 def check_memories(survey: DumpSurvey, dump: Dump) -> Iterator[Check]:
     """How complete the dump is, and what a replay would make of its memories."""
     if dump.complete is False:
-        hint = "export again: nothing tells which memories are missing"
+        hint = "export again: nothing shows which memories are missing"
         yield Check("dump", "fail", f"{dump.path} holds only a part of Mem0", hint, ExitCode.INCOMPLETE)
     elif not survey.rows:
         yield Check("dump", "fail", f"{dump.path} holds no memory", "is it the right Mem0? export again")

@@ -50,7 +50,7 @@ def fate_of(
     if not versions:
         return _unplanned(mapped)
     if is_pending:
-        return Fate("undecidable", "Mem0 has another text, and nothing tells which is newer")
+        return Fate("undecidable", "Mem0 has another text, and nothing shows which is newer")
     stored = [each for each in versions if each.state in ("written", "stored_not_extracted")]
     last = versions[-1]
     if known is not None and known.tombstoned_at is not None:
@@ -60,7 +60,10 @@ def fate_of(
         return Fate("moved", "its owner changed in Mem0 after it was sent; it stays where it was sent")
     simple = {"refused": "refused", "intended": "in doubt", "undecidable": "undecidable", "planned": "not sent yet"}
     if last.state in simple:
-        default = {"intended": "it was sent, and no answer decided yet", "planned": "the next replay sends it"}
+        default = {
+            "intended": "it was sent, and it is not known yet whether it arrived",
+            "planned": "the next replay sends it",
+        }
         return Fate(simple[last.state], last.reason or default.get(last.state, ""))
     if last.state == "skipped":
         return _skipped(last.reason or "")

@@ -97,7 +97,11 @@ def _of_processes(processes: ProcessesStatus) -> Iterator[Metric]:
     yield _gauges("adapter_processes", "Live processes with an adapter or heartbeat files.", len(processes.reports))
     guarded = sum(report.guard.open for report in processes.reports)
     yield _gauges("adapter_guarded_processes", "Processes whose guard sent their reads back to Mem0.", guarded)
-    yield _gauges("adapter_lost_processes", "Processes that fell silent without a word.", len(processes.lost))
+    yield _gauges(
+        "adapter_lost_processes",
+        "Processes that stopped reporting without saying that they ended.",
+        len(processes.lost),
+    )
     for name, text in (
         ("asked", "Shadow reads that were begun."),
         ("failed", "Shadow reads that failed."),

@@ -162,7 +162,7 @@ class Follow:
                 while self._code is None:
                     try:
                         follows = self._holds_lock()
-                        over = self._is_over()
+                        over = self._why_over()
                         if over:
                             ended = over
                             break
@@ -205,7 +205,7 @@ class Follow:
         if lock is not None:
             lock.close()
 
-    def _is_over(self) -> str:
+    def _why_over(self) -> str:
         """Why following has to end; empty if it does not."""
         state = self._cutover()
         if state.phase == "complete" or (self._was_under_way and not state.is_under_way):

@@ -18,7 +18,7 @@ _REPORT_EVERY = 1000
 
 
 class RowSink(Protocol):
-    """Takes the rows of a source, such as the writer of a dump."""
+    """Takes the rows of a source; the writer of a dump is one."""
 
     def add(self, row: Memory | Skipped, *, text_at: tuple[str, int] | None = None) -> object:
         """One row. `text_at`: when its text came to be according to Mem0's history, and the row that says so."""
@@ -30,7 +30,7 @@ class RowSink(Protocol):
         """How many different rows came in this pass."""
 
     def left_out(self) -> Mapping[str, int]:
-        """Rows whose content is not among the memories, counted by the reason."""
+        """How many rows have content that is not among the memories, by reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,8 @@ def read_all(reader: Reader, sink: RowSink, reporter: Reporter, seen: OwnersSeen
 def read_beside(reader: Reader, sink: RowSink, reporter: Reporter) -> ReadResult:
     """Read while the application writes, for a comparison with what is known of each row.
 
-    Where the proof that no row is missing would keep the application from writing, there is none: the comparison is it.
+    Some stores can prove that no row is missing only while the application does not write. No such proof is made here:
+    the comparison takes its place.
     """
     seen = OwnersSeen(Filters())
     rows = reader.rows_beside()
@@ -105,7 +106,7 @@ def _read_once(
                 unreadable.add(row)
             if not seen.selects:
                 seen.add(row)
-            # Only history knows when the text came to be; the times of the row allow no more than a guess
+            # Only history knows when the text came to be; the times of the row only allow a guess
             known = history.text_at(row.id, row.memory) if history is not None else None
         sink.add(row, text_at=known)
         if number % _REPORT_EVERY == 0:

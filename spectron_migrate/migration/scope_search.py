@@ -39,7 +39,7 @@ FULL = "more than 50 passages with its text are in its scope, and not all of the
 CACHED = "only a cache answers whether its text is there, which proves nothing"
 WORDLESS = "its text has no word by which it could be found"
 PARTLY = "only a part of its text was found"
-SHARED = "its text was found where several scopes can see it, and nothing tells which scope it is in"
+SHARED = "its text was found where several scopes can see it, and nothing shows which scope it is in"
 
 
 @dataclass(slots=True)

@@ -238,7 +238,7 @@ def test_where_no_command_mends_a_verdict_its_worst_memory_is_explained(
         db.execute("DELETE FROM turn WHERE content = ?", (gone["memory"],))
     code, screen = shell.enter("spectron-migrate dual-verify --dump all.json")
     assert 4 == code
-    assert "stop: Spectron does not hold the texts that were sent. No command mends that" in screen
+    assert "stop: Spectron does not hold the texts that were sent. No command fixes that" in screen
     line = shell.next_after("spectron-migrate dual-verify --dump all.json", 4)
     assert f"spectron-migrate explain --dump all.json {changed['id']}" == line
     assert 0 == shell.enter(line)[0]

@@ -1,4 +1,4 @@
-"""After a NO_GO the worst finding decides what is next: a command that mends it, or to stop and where to read on."""
+"""After a NO_GO the worst finding decides what is next: a command that fixes it, or to stop and where to read on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def report(*failed: str, findings: dict[str, str] | None = None, lost: str | Non
 
 
 def after(found: dict[str, Any], *, is_followed: bool = False, erase: str | None = ERASE) -> WayOn:
-    return way_on(found, again=AGAIN, is_followed=is_followed, erasable=lambda _: erase)
+    return way_on(found, again=AGAIN, is_followed=is_followed, erase_command=lambda _: erase)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def after(found: dict[str, Any], *, is_followed: bool = False, erase: str | None
 def test_what_no_command_mends_says_stop_and_explains_the_memory(gate: str, kind: str) -> None:
     found = after(report("missing", gate, findings={"m1": "missing: planned, not sent yet", "m 2": kind}))
     assert "spectron-migrate explain 'm 2'" == found.next
-    assert found.stop.endswith(f"No command mends that: see the gate {gate} in docs/runbook.md, {VERIFY}")
+    assert found.stop.endswith(f"No command fixes that: see the gate {gate} in docs/runbook.md, {VERIFY}")
     assert {} == found.choices
 
 

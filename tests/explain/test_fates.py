@@ -148,7 +148,7 @@ def test_moved(scene: Scene) -> None:
 
 def test_undecidable(scene: Scene) -> None:
     scene.replay([memory(0, "anna", "Lives in Lisbon")])
-    scene.replay([memory(0, "anna", "Lives in Porto")])  # at the same time: nothing tells which is newer
+    scene.replay([memory(0, "anna", "Lives in Porto")])  # at the same time: nothing shows which is newer
 
     page = scene.explain("anna-0000")
 
