@@ -1,9 +1,9 @@
-"""Files of changes: what rounds of following found changed, laid over the other files of the dump.
+"""Files of changes: what rounds of following found changed since the other files of the dump were written.
 
-A round that reads only what changed writes one file, `changes-N.jsonl`, in place of the whole dump anew; N is the
-generation that the dump has with it. Its first line says what changes in the manifest and names the digest of the
-dump that it belongs to, so a file left over from an older dump counts for nothing. `.newest` names the last of them,
-so that one that is lost is missed. A whole reading, or a later round, folds all of them in.
+A round that reads only what changed does not write the whole dump again, but one file, `changes-N.jsonl`; N is the
+generation of the dump with this file. The file's first line says what changes in the manifest and names the digest of
+the dump that it belongs to, so a file left over from an older dump is ignored. `.newest` names the last file, so that a
+lost one is noticed. A whole reading, or a later round, folds all of them in.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NEWEST = ".newest"
 
 
 def changes_name(generation: int | None) -> str:
-    """The file that makes the dump one of this generation; None: a pattern for all of them."""
+    """The file of changes of this generation of the dump; None: a pattern for all of them."""
     return f"{_START}{'*' if generation is None else format(generation, '06d')}.jsonl"
 
 
@@ -49,7 +49,7 @@ class Header:
     """The first line of a file of changes."""
 
     previous: str
-    """Digest of the dump that it lies over."""
+    """Digest of the dump to which the changes apply."""
     scan_id: str
     began: str
     """No row that changed before this is missing."""
@@ -57,7 +57,7 @@ class Header:
     native_count: int | None
     memories: int
     users: Mapping[str, int]
-    """Numbers of memories of the users for whom they changed."""
+    """Number of memories by user, of the users for whom it changed."""
     agents: int
     runs: int
     skipped: Mapping[str, int]
@@ -69,7 +69,7 @@ class Header:
     """SHA-256 of the lines that follow."""
 
     def line(self) -> bytes:
-        """As the first line of the file."""
+        """The header as the first line of the file."""
         fields = {name: getattr(self, name) for name in self.__slots__}
         return json.dumps({**fields, "digest": digest(canonical_json(fields))}, sort_keys=True).encode() + b"\n"
 
@@ -84,7 +84,7 @@ class Header:
 
 
 def read_manifest(path: Path) -> Manifest | None:
-    """The manifest of a dump directory as its files of changes leave it, or None if there is none.
+    """The manifest of a dump directory with its files of changes applied, or None if there is none.
 
     Raises InputError if it was altered.
     """
@@ -106,26 +106,26 @@ def read_manifest(path: Path) -> Manifest | None:
         return read_manifest(path)  # an export or a fold has just replaced the dump, and removed these files
     if changes_name(generation) < newest:
         raise InputError(
-            f"{path / changes_name(generation + 1)} is missing: the dump lacks what was laid over it last",
+            f"{path / changes_name(generation + 1)} is missing: the dump lacks its last changes",
             hint=f"put it back, or delete {path} and export again: `spectron-migrate export`",
         )
-    return _laid_over(base, chain, last) if chain else base
+    return _with_changes(base, chain, last) if chain else base
 
 
 def note_newest(path: Path, name: str) -> None:
-    """Note the last file of changes, once it is there. Raises OSError."""
+    """Note in `.newest` which file of changes is the last, after it was written. Raises OSError."""
     base = _base(path)
     assert base is not None  # noqa: S101 - the file of changes was laid over it a moment ago
     replace_file(path / NEWEST, canonical_json({"manifest": base.digest, "changes": name}).encode(), durable=True)
 
 
 def _newest(path: Path, base: Manifest) -> str:
-    """The name of the last file of changes; empty if there is none over this `manifest.json`."""
+    """The name of the last file of changes; empty if there is none for this `manifest.json`."""
     value = read_json(path / NEWEST) or {}
     return str(value.get("changes", "")) if value.get("manifest") == base.digest else ""
 
 
-def _laid_over(base: Manifest, chain: list[tuple[str, Header, FileSum]], last: str) -> Manifest:
+def _with_changes(base: Manifest, chain: list[tuple[str, Header, FileSum]], last: str) -> Manifest:
     users, tombstones, returned_at = dict(base.users), dict(base.tombstones), dict(base.returned_at)
     files, ancestors, generation = dict(base.files), list(base.ancestors), max(base.generation, 1)
     for previous, header, total in chain:
@@ -145,7 +145,7 @@ def _laid_over(base: Manifest, chain: list[tuple[str, Header, FileSum]], last: s
     header = chain[-1][1]
     return replace(
         base,
-        # What the last round did not find changed is as it was: each row is known as of that round.
+        # Rows that the last round did not find changed are as they were, so every row is known as of that round.
         began=header.began,
         ended=header.ended,
         scan_id=header.scan_id,
@@ -166,10 +166,10 @@ def _laid_over(base: Manifest, chain: list[tuple[str, Header, FileSum]], last: s
     )
 
 
-def laid_over(lines: Mapping[str, Iterator[bytes]]) -> dict[str, tuple[bytes, bool]]:
+def last_lines(lines: Mapping[str, Iterator[bytes]]) -> dict[str, tuple[bytes, bool]]:
     """The last line of each memory in these files of changes, by id, and whether Mem0 still has the memory.
 
-    `lines`: of each file, by name. They are few and small: see `changes_writer.MOST_BYTES`.
+    `lines`: the lines of each file, by name. They are few and small: see `changes_writer.MOST_BYTES`.
     """
     found: dict[str, tuple[bytes, bool]] = {}
     for name in sorted(lines):
@@ -182,7 +182,7 @@ def laid_over(lines: Mapping[str, Iterator[bytes]]) -> dict[str, tuple[bytes, bo
 _MOST_KEPT = 2_000
 _BASES: dict[tuple[object, ...], Manifest] = {}
 _READ: dict[tuple[object, ...], tuple[Header, FileSum]] = {}
-"""What this process has read, by what changes with every write: a follower reads the same files again each round."""
+"""What this process has read. A stamp changes with every write; a follower reads the same files again in each round."""
 
 
 def _base(path: Path) -> Manifest | None:

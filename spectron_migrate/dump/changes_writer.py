@@ -1,6 +1,6 @@
-"""Lays over a dump what changed since it was read: one file a round, and nothing is read but what changed.
+"""Adds to a dump what changed since it was read: one file a round, and only changed rows are read.
 
-Before the files become too many or too large, they are folded into the files that they lie over.
+Before these files become too many or too large, they are folded into the other files of the dump.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from spectron_migrate.records import Json, Memory, digest, format_time
 MOST_FILES = 100
 """Files of changes: a dump is opened with all its files, and a process may have 256 open."""
 MOST_BYTES = 32 << 20
-"""Bytes in all of them: who reads a dump holds them in memory."""
+"""Bytes in all of them: every reader of a dump holds them in memory."""
 _LOOKUP_BATCH = 500
 
 TextAt = Callable[[str, str], tuple[str, int] | None]
@@ -38,12 +38,12 @@ TextAt = Callable[[str, str], tuple[str, int] | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Laid:
-    """What one round laid over the dump."""
+class RoundChanges:
+    """What one round changed in the dump."""
 
     manifest: Manifest
     changed: Mapping[str, Memory | None]
-    """Every memory that is not what it was; None for one that is gone."""
+    """Every memory that changed; None for one that is gone."""
     new: int = 0
     changed_text: int = 0
     changed_otherwise: int = 0
@@ -55,21 +55,21 @@ class ChangesWriter:
     """Brings a dump that was read in full up to date, round by round; `DumpWriter.begin_changes` makes it."""
 
     def __init__(self, path: Path, manifest: Manifest, index: SeenIndex, moved: DeadLines) -> None:
-        """`index`: of the rows of that reading, with the offsets of their lines before `moved`; it is taken over."""
+        """`index`: the rows of that reading, with the offsets of their lines before `moved`. This object closes it."""
         self._path = path
         self._manifest = manifest
         self._index = index
         self._moved = moved
         self._lines = (path / MEMORIES).open("rb")
         self._over: dict[str, tuple[bytes, bool]] = {}
-        """What was laid over that file, as `changes.laid_over` gives it."""
+        """What was laid over that file, as `changes.last_lines` gives it."""
 
     @property
     def manifest(self) -> Manifest:
-        """The dump as it is now, unless somebody else has written it."""
+        """The manifest of the dump, unless another process has written the dump."""
         return self._manifest
 
-    def lay_over(
+    def write_changes(
         self,
         memories: Iterable[Memory],
         gone: Iterable[str],
@@ -79,11 +79,11 @@ class ChangesWriter:
         native_count: int,
         began: datetime,
         ended: Callable[[], datetime],
-    ) -> Laid | None:
+    ) -> RoundChanges | None:
         """Write what changed; None if that is not the dump that this object knows, or all has to be read again.
 
         Afterwards the dump shows all of Mem0 as of `began`. Raises LedgerLocked while an export writes the dump,
-        InputError where it cannot be written.
+        InputError if it cannot be written.
         """
         lock = try_lock(self._path / ".lock")
         if lock is None:
@@ -97,7 +97,7 @@ class ChangesWriter:
                 if lines and self._is_fold_due(sum(len(line or b"") for line in lines.values())):
                     self._fold()
                 return self._write(lines, native_count, began, ended) if lines is not None else None
-            except sqlite3.OperationalError as error:  # of its index, which lies beside the dump
+            except sqlite3.OperationalError as error:  # of the index, which is in the dump's directory
                 raise _cannot_write(self._path, str(error)) from error
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class ChangesWriter:
     def _new_lines(
         self, memories: Iterable[Memory], gone: Iterable[str], retimed: Collection[str], text_at: TextAt | None
     ) -> dict[str, bytes | None] | None:
-        """The lines that are other than before; None for a row that was there without being a memory."""
+        """The lines that changed; None if one of the rows was in the dump, but not as a memory."""
         lines: dict[str, bytes | None] = {}
         for memory in memories:
             if self._is_no_memory(memory.id):
@@ -125,7 +125,7 @@ class ChangesWriter:
             if old is not None and text_at is not None:
                 row = json.loads(old)
                 known = text_at(mem0_id, row["memory"])
-                # Without an event the time is that of the row, which only the row tells.
+                # Without an event the time is the row's own, which only the row shows.
                 if known is None and row["text_at_source"] == "history":
                     return None
                 if known is not None:
@@ -154,9 +154,9 @@ class ChangesWriter:
         native_count: int,
         began: datetime,
         ended: Callable[[], datetime],
-    ) -> Laid:
+    ) -> RoundChanges:
         if not lines:
-            return Laid(self._manifest, {})
+            return RoundChanges(self._manifest, {})
         manifest = self._manifest
         start = later_than(manifest.scan_began, format_time(began))
         counts: dict[str, int] = dict.fromkeys(("new", "changed_text", "changed_otherwise", "deleted", "returned"), 0)
@@ -200,7 +200,7 @@ class ChangesWriter:
         self._publish(changes_name(max(manifest.generation, 1) + 1), header, body)
         self._over |= {mem0_id: (line, True) for mem0_id, line in lines.items() if line is not None}
         self._over |= {mem0_id: (line, False) for mem0_id, line in zip(gone, last_records, strict=True)}
-        return Laid(self._manifest, changed, **counts)
+        return RoundChanges(self._manifest, changed, **counts)
 
     def _kind(self, mem0_id: str, old: Mapping[str, Json] | None, new: Mapping[str, Json]) -> str:
         if mem0_id in self._manifest.tombstones:
@@ -225,7 +225,7 @@ class ChangesWriter:
         return bool(sizes) and (len(sizes) >= MOST_FILES or sum(sizes) + size > MOST_BYTES)
 
     def _fold(self) -> None:
-        """Bring the changes into the files that they lie over. If it fails, the dump and this object are as before.
+        """Fold the files of changes into the other files. If it fails, the dump and this object are as before.
 
         Should it fail after that, this object no longer knows the dump.
         """
@@ -265,7 +265,7 @@ def _without_spare_room(line: bytes) -> bytes:
 
 
 def _cannot_write(path: Path | str, why: str) -> InputError:
-    hint = "the dump is as the last round left it; is the disk full?"
+    hint = "the dump is as it was after the last round; is the disk full?"
     return InputError(f"{path} cannot be written: {why}", hint=hint)
 
 

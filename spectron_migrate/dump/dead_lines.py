@@ -9,7 +9,7 @@ from heapq import merge
 
 
 class DeadLines:
-    """Lines that were left out when a file was written anew: where the lines after them are now.
+    """Lines that were left out when a file was written again, and where the lines after them are now.
 
     Offsets are those of a log to which every line was appended that the file ever had. Dead lines that follow each
     other are one run, so there is at most one run more than there are living lines, of 16 bytes each.
@@ -27,7 +27,7 @@ class DeadLines:
         return self._left_out[-1]
 
     def add(self, offset: int, size: int) -> None:
-        """A line that was left out; each after the one before."""
+        """Add a line that was left out, in ascending order."""
         if self._at and offset == self._at[-1] + self._left_out[-1] - self._left_out[-2]:
             self._left_out[-1] += size
         else:
@@ -35,7 +35,7 @@ class DeadLines:
             self._left_out.append(self._left_out[-1] + size)
 
     def now(self, offset: int) -> int:
-        """Where the line that began there begins now."""
+        """Where the line that began at this offset begins now."""
         return offset - self._left_out[bisect_left(self._at, offset)]
 
     def and_also(self, lines: Iterable[tuple[int, int]]) -> DeadLines:

@@ -1,4 +1,4 @@
-"""Folds files of changes into the files that they lie over. Mem0 is not read, and no unchanged line is decoded."""
+"""Folds files of changes into the other files of a dump. Mem0 is not read, and no unchanged line is decoded."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def fold(
 ) -> Manifest:
     """Publish the same dump without files of changes, as a generation of its own; returns its manifest.
 
-    `lines`: the file of memories. `over`: what the files of changes say, as `changes.laid_over` gives it. `replaced`:
-    offset and size of each line that they replace in `lines`, ascending. The lines of `over` are written behind all
+    `lines`: the file of memories. `over`: what the files of changes say, as `changes.last_lines` gives it. `replaced`:
+    offset and size of each line that they replace in `lines`, ascending. The lines of `over` are written after all
     others, in its order.
 
     After a crash the dump is the one before or this one. Hold the dump's lock. Raises InputError if the dump was

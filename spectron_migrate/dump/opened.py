@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from spectron_migrate.dump.changes import is_changes, laid_over, read_manifest
+from spectron_migrate.dump.changes import is_changes, last_lines, read_manifest
 from spectron_migrate.dump.checksums import Checksums
 from spectron_migrate.dump.manifest import (
     DELETED,
@@ -142,7 +142,7 @@ class Dump:
 
         Raises InputError if the file was changed after it was checked.
         """
-        over = self._laid_over() if name in (MEMORIES, DELETED) else {}
+        over = self._changed_lines() if name in (MEMORIES, DELETED) else {}
         for line in self.lines_without_changes(name):
             row = loads(line)
             if not over or row["id"] not in over:
@@ -153,14 +153,16 @@ class Dump:
 
     def encoded_lines(self, name: str) -> Iterator[bytes]:
         """As `raw_lines`, for who decodes only some of them."""
-        if name in (MEMORIES, DELETED) and self._laid_over():
+        if name in (MEMORIES, DELETED) and self._changed_lines():
             return (line for line, _ in self.raw_lines(name))
         return self.lines_without_changes(name)
 
-    def _laid_over(self) -> dict[str, tuple[bytes, bool]]:
-        """What files of changes say, by id; see `changes.laid_over`."""
+    def _changed_lines(self) -> dict[str, tuple[bytes, bool]]:
+        """What files of changes say, by id; see `changes.last_lines`."""
         if self._over is None:
-            self._over = laid_over({name: self.lines_without_changes(name) for name in self._files if is_changes(name)})
+            self._over = last_lines(
+                {name: self.lines_without_changes(name) for name in self._files if is_changes(name)}
+            )
         return self._over
 
     def lines_without_changes(self, name: str) -> Iterator[bytes]:

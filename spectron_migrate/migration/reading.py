@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from spectron_migrate.dump import Manifest, read_manifest
-from spectron_migrate.dump.changes_writer import ChangesWriter, Laid
+from spectron_migrate.dump.changes_writer import ChangesWriter, RoundChanges
 from spectron_migrate.errors import Incomplete
 from spectron_migrate.mem0.reader import Changed, ChangesReader, Reader
 from spectron_migrate.migration.export import ExportSummary, run_export
@@ -59,17 +59,17 @@ class Reading:
         )
 
     @classmethod
-    def of_changes(cls, laid: Laid, *, previous: str) -> Reading:
-        """Only what changed was read; it was laid over the dump with the digest `previous`."""
+    def of_changes(cls, written: RoundChanges, *, previous: str) -> Reading:
+        """Only what changed was read; it was added to the dump with the digest `previous`."""
         return cls(
-            memories=laid.manifest.memories,
-            new=laid.new,
-            changed=laid.changed_text,
-            touched=laid.changed_otherwise,
-            deleted=laid.deleted,
-            returned=laid.returned,
-            only=laid.changed,
-            digest=laid.manifest.digest,
+            memories=written.manifest.memories,
+            new=written.new,
+            changed=written.changed_text,
+            touched=written.changed_otherwise,
+            deleted=written.deleted,
+            returned=written.returned,
+            only=written.changed,
+            digest=written.manifest.digest,
             previous=previous,
         )
 
@@ -187,18 +187,18 @@ class Mem0Reading:
             return Reading(manifest.memories, was_read=False, digest=manifest.digest, previous=manifest.digest)
         try:
             with self._reporter.reading():
-                laid = self._lay_over(known)
+                written = self._write_changes(known)
         except BaseException:
             self._forget()
             raise
-        if laid is None:
+        if written is None:
             return None
-        previous, known.mark, known.digest = known.digest, mark, laid.manifest.digest
-        if not laid.changed:
+        previous, known.mark, known.digest = known.digest, mark, written.manifest.digest
+        if not written.changed:
             return Reading(manifest.memories, was_read=False, digest=previous, previous=previous)
-        return Reading.of_changes(laid, previous=previous)
+        return Reading.of_changes(written, previous=previous)
 
-    def _lay_over(self, known: _Known) -> Laid | None:
+    def _write_changes(self, known: _Known) -> RoundChanges | None:
         if known.changes is None or known.writer is None:
             return None
         began = self._now()
@@ -208,7 +208,7 @@ class Mem0Reading:
         if changed is None:
             return None
         history = known.changes.history
-        laid = known.writer.lay_over(
+        written = known.writer.write_changes(
             changed.memories,
             changed.gone,
             changed.retimed,
@@ -217,10 +217,10 @@ class Mem0Reading:
             began=began,
             ended=self._now,
         )
-        if laid is None:  # the changes that were read are in no dump, and would not be found again
+        if written is None:  # no dump has these changes, and nobody would find them again
             known.changes.close()
             known.changes = None
-        return laid
+        return written
 
     def _missed(self, known: _Known | None, summary: ExportSummary, *, looked_same: bool) -> int:
         """How many changes this whole reading found that earlier rounds should have found.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spectron_migrate.dump import Dump
-from spectron_migrate.dump.changes_writer import ChangesWriter, Laid, TextAt
+from spectron_migrate.dump.changes_writer import ChangesWriter, RoundChanges, TextAt
 from spectron_migrate.dump.merge import DumpUpdate
 from spectron_migrate.dump.writer import DumpWriter
 from spectron_migrate.records import Memory, Skipped, SourceInfo
@@ -60,11 +60,11 @@ def lay(
     retimed: tuple[str, ...] = (),
     text_at: TextAt | None = None,
     native_count: int = 0,
-) -> Laid | None:
+) -> RoundChanges | None:
     """Lay over the dump what changed."""
     began = START + timedelta(days=day)
     ended = began + timedelta(minutes=1)
-    return changes.lay_over(
+    return changes.write_changes(
         memories, gone, retimed, text_at=text_at, native_count=native_count, began=began, ended=lambda: ended
     )
 
