@@ -56,13 +56,15 @@ def test_only_the_last_days_count(tmp_path: Path) -> None:
 
 
 def test_what_dead_processes_counted_stays_and_their_files_go(tmp_path: Path) -> None:
+    now = datetime.now(UTC)  # the second of them counts what the first left, by the clock: old days are forgotten
+    today = f"{now:%Y-%m-%d}"
     for count in (2, 3):
         own = OwnFile(tmp_path)
-        own.write(report(calls={"delete": {"2026-11-22": count}}, reads={"mem0": count}, shadow={"overlap": 0.5}))
+        own.write(report(calls={"delete": {today: count}}, reads={"mem0": count}, shadow={"overlap": 0.5}))
         own.close()
-    fold(tmp_path, now=NOW)
+    fold(tmp_path, now=now)
     assert {PAST.rpartition("/")[2], "fold.lock"} == {path.name for path in (tmp_path / FOLDER).iterdir()}
-    seen = read_processes(tmp_path, now=NOW)
+    seen = read_processes(tmp_path, now=now)
     assert {"delete": 5} == seen.calls
     assert {"mem0": 5} == seen.reads
     assert {"overlap": 1.0} == seen.shadow
