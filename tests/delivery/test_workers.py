@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -155,8 +155,9 @@ async def together(*workers: Replaying) -> list[ReplaySummary]:
     return await asyncio.gather(*(worker.run() for worker in workers))
 
 
-def at_one_time(scene: Scene, options: ReplayOptions, monkeypatch: pytest.MonkeyPatch) -> list[ReplaySummary]:
-    """What three workers did, of whom none wrote before all had joined: a later one would begin a run of its own."""
+@contextmanager
+def joined_first(workers: int, monkeypatch: pytest.MonkeyPatch, *, endpoint: str) -> Iterator[str]:
+    """An endpoint that lets no write pass before so many workers have joined."""
     joined: list[Workers] = []
     let_others_join = Workers.let_others_join
 
@@ -165,9 +166,15 @@ def at_one_time(scene: Scene, options: ReplayOptions, monkeypatch: pytest.Monkey
         joined.append(self)
 
     monkeypatch.setattr(Workers, "let_others_join", join)
-    with gated(scene.server.base_url) as gate:
-        gate.shut = lambda seen: is_write(seen) and len(joined) < 3
-        return asyncio.run(together(*(scene.replay(options, endpoint=gate.base_url) for _ in range(3))))
+    with gated(endpoint) as gate:
+        gate.shut = lambda seen: is_write(seen) and len(joined) < workers
+        yield gate.base_url
+
+
+def at_one_time(scene: Scene, options: ReplayOptions, monkeypatch: pytest.MonkeyPatch) -> list[ReplaySummary]:
+    """What three workers did, of whom none wrote before all had joined: a later one would begin a run of its own."""
+    with joined_first(3, monkeypatch, endpoint=scene.server.base_url) as endpoint:
+        return asyncio.run(together(*(scene.replay(options, endpoint=endpoint) for _ in range(3))))
 
 
 def test_three_workers_share_the_lanes_and_write_each_memory_once(scene: Scene) -> None:
@@ -186,9 +193,14 @@ def cut(postgres: str) -> None:
         )
 
 
-def test_a_worker_that_loses_its_connection_settles_its_doubts_and_goes_on(scene: Scene, postgres: str) -> None:
-    with misbehaving(scene.server.base_url, at_write(30, lambda: cut(postgres))) as proxy:
-        done = asyncio.run(together(*(scene.replay(endpoint=proxy.base_url) for _ in range(2))))
+def test_a_worker_that_loses_its_connection_settles_its_doubts_and_goes_on(
+    scene: Scene, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        misbehaving(scene.server.base_url, at_write(30, lambda: cut(postgres))) as proxy,
+        joined_first(2, monkeypatch, endpoint=proxy.base_url) as endpoint,
+    ):
+        done = asyncio.run(together(*(scene.replay(endpoint=endpoint) for _ in range(2))))
     assert [ExitCode.DONE] * 2 == [one.exit_code for one in done]
     assert 96 == scene.stored()
     assert [] == scene.violations()
