@@ -250,7 +250,7 @@ KILLED_AT = """
 import os, sys
 from pathlib import Path
 from spectron_migrate.dump import changes_writer, open_dump
-from tests.support.dumping import begin_changes, lay, memory, scan, texts
+from tests.support.dumping import begin_changes, kill_at_step, lay, memory, scan, texts
 
 changes_writer.MOST_FILES = 2
 BEFORE = {"a": "2", "c": "tea", "d": "2"}
@@ -262,14 +262,7 @@ for at in range(1, 200):
         changes = begin_changes(path, [memory("a", "tea"), memory("b", "tea"), memory("c", "tea")])
         lay(changes, 1, memory("a", "1"), memory("d", "1"), gone=("b",))
         lay(changes, 2, memory("a", "2"), memory("d", "2"))
-        step = 0
-        def count(event, arguments):
-            global step
-            if event in ("open", "os.rename", "os.remove", "os.truncate") and str(path) in str(arguments[0]):
-                step += 1
-                if step == at:
-                    os.kill(os.getpid(), 9)
-        sys.addaudithook(count)
+        kill_at_step(path, at)
         lay(changes, 3, memory("c", "3"))
         os._exit(0)
     _, status = os.waitpid(child, 0)

@@ -51,21 +51,14 @@ def test_leaving_without_a_commit_leaves_the_old_dump(tmp_path: Path) -> None:
 
 
 KILLED_AT = """
-import os, sys
+import sys
 from pathlib import Path
 from datetime import timedelta
-from tests.support.dumping import SOURCE, START, memory
+from tests.support.dumping import SOURCE, START, kill_at_step, memory
 from spectron_migrate.dump.writer import DumpWriter
 
 at, path = int(sys.argv[1]), Path(sys.argv[2])
-step = 0
-def count(event, arguments):
-    global step
-    if event in ("open", "os.rename", "os.remove", "os.truncate") and str(path) in str(arguments[0]):
-        step += 1
-        if step == at:
-            os.kill(os.getpid(), 9)
-sys.addaudithook(count)
+kill_at_step(path, at)
 with DumpWriter(path, SOURCE, START + timedelta(days=1)) as writer:
     for name in ("m1", "m3"):
         writer.add(memory(name, "new"))

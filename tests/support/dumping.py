@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -71,3 +74,17 @@ def lay(
 
 def texts(dump: Dump) -> dict[str, str]:
     return {row.id: row.memory for row in dump.memories()}
+
+
+def kill_at_step(path: Path, at: int) -> None:
+    """Kill this process by -9 at its step of this number below `path`: a file opened, renamed, removed or truncated."""
+    step = 0
+
+    def count(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal step
+        if event in ("open", "os.rename", "os.remove", "os.truncate") and str(path) in str(arguments[0]):
+            step += 1
+            if step == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
