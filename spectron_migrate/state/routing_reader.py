@@ -95,8 +95,9 @@ class RoutingReader:
         A relative path is resolved once, here. `state`: the state, if the source is another file or an address. Its
         journal and its ledger count as well; a database has to answer before Mem0 may be written to.
         `named`: somebody chose the source. A default counts as chosen once its directory exists.
-        `lost_journal`: says in words if the ledger knows more of a cutover than the routing, which knows that one began
-        (True), or of none; or, where a journal is found, than that one, whose last step was recorded at this time.
+        `lost_journal`: describes what the ledger knows of a cutover and the routing does not; None if there is nothing.
+        It gets two arguments: whether the routing knows of a cutover, and when the last step of the journal was
+        recorded (None if there is no journal).
         `clock`: monotonic seconds, with those in which the host slept; `now`: seconds since 1970. Raises ValueError for
         an address that is neither https nor on this machine.
         """
@@ -112,7 +113,7 @@ class RoutingReader:
         folder = state if isinstance(state, Path) or state is None else state.folder
         self._beside = StateBeside(store_at(state)) if state is not None and folder is None else None
         self._folders = dict.fromkeys([*beside, *([folder.absolute()] if folder is not None else [])])
-        """Where the journal may lie."""
+        """Directories that may hold the journal."""
         self._named = named
         self._lost_journal = lost_journal
         self._lost: str | None = None
@@ -123,7 +124,7 @@ class RoutingReader:
         self._now = now
         self._next_look = float("-inf")
         self._known_until = float("-inf")
-        """By the monotonic clock: until when it is known whether the cutover is complete."""
+        """The monotonic time until which it is known whether the cutover is complete."""
         self._journals: dict[Path, tuple[Any, CutoverState]] = {}
         self._fetcher: threading.Thread | None = None
         self._pid = 0
